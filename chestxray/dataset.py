@@ -1,0 +1,106 @@
+"""Rows -> batches: images (N, 3, size, size), targets (N, 15); the order of an epoch.
+
+No loader and no stored generator: pictures lie decoded in one array, a batch is a gather from it,
+and the order of an epoch follows from (seed, epoch) alone, so a run goes on exactly from any batch.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+
+from chestxray.labels import CLASSES, HERNIA
+
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, of the pretrained weights
+
+
+class ChestDataset:
+    """Pictures and targets of one part of the split.
+
+    Args:
+        names: (N,) of the pictures.
+        pixels: (slots, size, size) uint8.
+        slots: (N,) where each picture lies in `pixels`.
+        targets: (N, 15), 0 or 1.
+        device: where batches are wanted.
+    """
+
+    def __init__(
+        self,
+        names: np.ndarray,
+        pixels: np.ndarray,
+        slots: np.ndarray,
+        targets: np.ndarray,
+        device: torch.device,
+    ) -> None:
+        self.names, self.pixels, self.slots, self.targets = names, pixels, slots, targets
+        self.device = device
+        self._mean = torch.tensor(MEAN, device=device).view(1, 3, 1, 1)
+        self._std = torch.tensor(STD, device=device).view(1, 3, 1, 1)
+
+    def __len__(self) -> int:
+        return len(self.slots)
+
+    def gather(self, indices: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+        """One batch: images (n, 3, size, size) normalised float32, targets (n, 15) float32."""
+        grey = torch.from_numpy(self.pixels[self.slots[indices]]).to(self.device)
+        images = (grey.unsqueeze(1).float() / 255 - self._mean) / self._std
+        targets = torch.from_numpy(self.targets[indices].astype(np.float32)).to(self.device)
+        return images.contiguous(memory_format=torch.channels_last), targets
+
+
+def epoch_order(targets: np.ndarray, seed: int, epoch: int, max_per_class: int) -> np.ndarray:
+    """The pictures of a training epoch in their order.
+
+    Args:
+        targets: (N, 15), 0 or 1, of the training part.
+        seed: of the run.
+        epoch: counted from 0 across stages.
+        max_per_class: see cap; 0 takes every picture.
+
+    Returns:
+        (n,) indices into `targets`, n <= N, each at most once.
+    """
+    order = np.random.default_rng([seed, epoch]).permutation(len(targets))
+    return order[cap(targets[order], max_per_class)] if max_per_class else order
+
+
+def cap(targets: np.ndarray, most: int) -> np.ndarray:
+    """Which rows a cap per class lets through.
+
+    Rows are visited in order; a row is taken unless one of its labels is on `most` taken rows
+    already; rows with Hernia always are.
+
+    Args:
+        targets: (N, 15), 0 or 1, in the order of the visit.
+        most: at least 1.
+
+    Returns:
+        (N,) bool.
+    """
+    taken = np.zeros(len(targets), dtype=bool)
+    full = np.zeros(len(CLASSES), dtype=bool)
+    hernia = targets[:, CLASSES.index(HERNIA)].astype(bool)
+    counts = np.zeros(len(CLASSES), dtype=np.int64)
+    start = 0
+    while start < len(targets):  # one round for each class that fills up, not for each row
+        rest = targets[start:]
+        open_rows = hernia[start:] | ~rest[:, full].any(axis=1)
+        running = counts + np.cumsum(rest * open_rows[:, None], axis=0, dtype=np.int64)
+        fills = ((running >= most) & ~full).any(axis=1)
+        stop = int(np.argmax(fills)) + 1 if fills.any() else len(rest)
+        taken[start : start + stop] = open_rows[:stop]
+        counts = running[stop - 1]
+        full |= counts >= most
+        start += stop
+    return taken
+
+
+def batches(order: np.ndarray, batch_size: int, start: int = 0) -> Iterator[np.ndarray]:
+    """Cut an order into batches from a position on; a remainder of one joins the batch before."""
+    while start < len(order):
+        stop = start + batch_size
+        if stop + 1 >= len(order):
+            stop = len(order)
+        yield order[start:stop]
+        start = stop

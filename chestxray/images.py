@@ -1,0 +1,304 @@
+"""Picture files -> one uint8 array (n, size, size), decoded once and kept in the cache folder.
+
+One rule for every picture: grey (colour by the ITU-R 601 weights, alpha dropped, 16 bits divided by
+257), padded with black to a centred square, resized bilinearly with antialiasing.
+"""
+
+import errno
+import hashlib
+import multiprocessing
+import os
+import shutil
+import struct
+import sys
+import threading
+import time
+import warnings
+import zlib
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from chestxray.files import folder_lock, whole_file
+from chestxray.interrupt import leave_signals_to_parent
+from chestxray.progress import Progress
+from chestxray.wording import counted, listed
+
+DECODER_VERSION = 1  # part of the cache's name: raise it when read_picture returns other bytes
+MOST_PIXELS = 64_000_000
+_SECONDS_BETWEEN_SAVES = 60.0
+_SMALL = 32  # pictures: below, starting a process costs more than it saves
+# What Pillow raises on broken files; not all of them are OSErrors.
+_FAULTS = (
+    OSError,
+    ValueError,
+    SyntaxError,
+    EOFError,
+    struct.error,
+    zlib.error,
+    Image.DecompressionBombError,
+)
+
+
+@dataclass
+class Pictures:
+    """Decoded pictures.
+
+    Attributes:
+        pixels: (slots, size, size) uint8, in memory or mapped read-only from the cache.
+        slots: (n,) where each asked picture lies in `pixels`; -1 where it could not be read.
+        broken: path -> what is wrong with it.
+    """
+
+    pixels: np.ndarray
+    slots: np.ndarray
+    broken: dict[str, str]
+
+
+def read_picture(path: str | Path, size: int) -> np.ndarray:
+    """Decode one PNG or JPEG of any mode and shape.
+
+    Returns:
+        (size, size) uint8.
+
+    Raises:
+        ValueError: no such picture, broken, or above 64 million pixels.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter(
+                "ignore", Image.DecompressionBombWarning
+            )  # the limit below is lower
+            with Image.open(path, formats=["PNG", "JPEG"]) as image:
+                if image.width * image.height > MOST_PIXELS:
+                    raise ValueError(f"{image.width} x {image.height} is above 64 million pixels")
+                image.load()
+                grey = _grey(image)
+    except _FAULTS as error:
+        raise ValueError(_reason(path, error)) from error
+    side = max(grey.size)
+    if grey.width != grey.height:
+        square = Image.new("L", (side, side))
+        square.paste(grey, ((side - grey.width) // 2, (side - grey.height) // 2))
+        grey = square
+    return np.asarray(grey.resize((size, size), Image.Resampling.BILINEAR))
+
+
+def _grey(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):  # 16 bits, which convert("L") would clip to white
+        return Image.fromarray(np.round(np.asarray(image) / 257).astype(np.uint8))
+    if image.mode == "P":
+        image = image.convert("RGB")  # a palette with transparency would become LA
+    return image.convert("L")
+
+
+def _reason(path: str | Path, error: Exception) -> str:
+    if isinstance(error, Image.UnidentifiedImageError):
+        with open(path, "rb") as file:
+            start = file.read(12)
+        return f"not a PNG or JPEG picture (starts with {start!r})" if start else "an empty file"
+    if isinstance(error, FileNotFoundError):
+        return "not there any more"
+    return str(error) or type(error).__name__
+
+
+def load_pictures(
+    paths: list[str],
+    size: int,
+    source: Path,
+    cache_dir: Path | None,
+    workers: int = 0,
+    check: Callable[[], None] = lambda: None,
+) -> Pictures:
+    """Decode pictures, or take them from the cache where their name, size and time are the same.
+
+    Args:
+        paths: the picture files.
+        size: side of the decoded pictures.
+        source: the data folder; each has a cache file of its own.
+        cache_dir: where decoded pictures are kept; None keeps them in memory only.
+        workers: decoding processes; 0 decodes in this one.
+        check: called between pictures; an exception from it ends the decoding, and the cache keeps
+            what is done.
+
+    Raises:
+        OSError: the cache cannot be written; a decoding process died.
+    """
+    if cache_dir is None:
+        pixels = np.empty((len(paths), size, size), dtype=np.uint8)
+        slots, broken = np.full(len(paths), -1), {}
+        for index, result in _decoded(paths, size, workers, check):
+            if isinstance(result, str):
+                broken[paths[index]] = result
+            else:
+                pixels[index], slots[index] = result, index
+        return Pictures(pixels, slots, broken)
+    cache = _Cache(cache_dir, size, source)
+    keys, broken = _keys(paths)
+    slots = cache.find(keys)
+    missing = [i for i in np.flatnonzero(slots < 0) if paths[i] not in broken]
+    if missing:
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(folder_lock(cache_dir, wait=False))
+            except BlockingIOError as busy:
+                print(f"waiting: {busy}", file=sys.stderr)
+                stack.enter_context(folder_lock(cache_dir, wait=True))
+            slots = cache.find(keys)  # another run may have decoded them meanwhile
+            missing = [i for i in missing if slots[i] < 0]
+            results = _decoded([paths[i] for i in missing], size, workers, check)
+            faults = cache.append([keys[i] for i in missing], results)
+            broken |= {paths[missing[index]]: reason for index, reason in faults.items()}
+        slots = cache.find(keys)
+    return Pictures(cache.pixels(), slots, broken)
+
+
+def describe_broken(broken: dict[str, str]) -> str:
+    """All pictures that cannot be read in two lines."""
+    return (
+        f"{counted(len(broken), 'picture')} cannot be read; --skip-bad-images leaves them out\n"
+        + listed([f"{path}: {reason}" for path, reason in sorted(broken.items())])
+    )
+
+
+class _Cache:
+    """A file of decoded pictures that only grows, and an index: line k is the key of slot k.
+
+    What the index names is on the disk; what lies beyond are rests of an interrupted run. A slot
+    is never written twice, so another run may have the file mapped.
+    """
+
+    def __init__(self, folder: Path, size: int, source: Path) -> None:
+        digest = hashlib.sha256(str(source.resolve()).encode()).hexdigest()[:8]
+        self.size = size
+        self.data = folder / f"pictures-{size}-v{DECODER_VERSION}-{digest}.u8"
+        self.index = self.data.with_suffix(".index")
+
+    def keys(self) -> list[str]:
+        if not self.index.exists():
+            return []
+        keys = self.index.read_text(encoding="utf-8").splitlines()
+        whole = self.data.exists() and self.data.stat().st_size >= len(keys) * self.size**2
+        return keys if whole else []
+
+    def find(self, keys: list[str]) -> np.ndarray:
+        """(n,) slot of each key, -1 where it is not in the cache."""
+        slot = {key: number for number, key in enumerate(self.keys())}
+        return np.array([slot.get(key, -1) for key in keys], dtype=np.int64)
+
+    def pixels(self) -> np.ndarray:
+        count = len(self.keys())
+        if count == 0:  # an empty file cannot be mapped
+            return np.empty((0, self.size, self.size), dtype=np.uint8)
+        return np.memmap(self.data, np.uint8, mode="r", shape=(count, self.size, self.size))
+
+    def append(
+        self, keys: list[str], results: Iterator[tuple[int, np.ndarray | str]]
+    ) -> dict[int, str]:
+        """Write results behind what is there; returns the reasons of those that are none."""
+        stored, faults = self.keys(), {}
+        handle = os.open(self.data, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            self._allocate(handle, len(stored), len(keys))
+            saved = time.monotonic()
+            try:
+                for index, result in results:
+                    if isinstance(result, str):
+                        faults[index] = result
+                        continue
+                    os.pwrite(handle, result.tobytes(), len(stored) * self.size**2)
+                    stored.append(keys[index])
+                    if time.monotonic() - saved > _SECONDS_BETWEEN_SAVES:
+                        self._save(handle, stored)
+                        saved = time.monotonic()
+            finally:
+                os.ftruncate(handle, len(stored) * self.size**2)
+                self._save(handle, stored)
+        finally:
+            os.close(handle)
+        return faults
+
+    def _allocate(self, handle: int, used: int, more: int) -> None:
+        # On a full disk a write into a hole fails late, or as a signal: take the space first.
+        needed = more * self.size**2
+        try:
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(handle, used * self.size**2, needed)
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                raise
+            free = shutil.disk_usage(self.data.parent).free
+            os.ftruncate(handle, used * self.size**2)
+            raise OSError(
+                f"the cache folder {self.data.parent} needs {needed / 1e9:.2f} GB and its disk has "
+                f"{free / 1e9:.2f} GB free; --cache-dir DIR names another, --no-cache uses memory"
+            ) from error
+
+    def _save(self, handle: int, keys: list[str]) -> None:
+        os.fsync(handle)
+        with whole_file(self.index) as file:
+            file.write("".join(f"{key}\n" for key in keys))
+
+
+def _keys(paths: list[str]) -> tuple[list[str], dict[str, str]]:
+    """What identifies the content of each file, and the files that are gone."""
+    keys, gone = [], {}
+    for path in paths:
+        try:
+            status = os.stat(path)
+        except OSError as error:
+            gone[path] = _reason(path, error)
+            keys.append("")
+            continue
+        keys.append(f"{os.path.basename(path)}\t{status.st_size}\t{status.st_mtime_ns}")
+    return keys, gone
+
+
+def _decoded(
+    paths: list[str], size: int, workers: int, check: Callable[[], None]
+) -> Iterator[tuple[int, np.ndarray | str]]:
+    """Each path's number with its picture, or with the reason why there is none."""
+    decode = partial(_decode_or_reason, size=size)
+    with ExitStack() as stack:
+        progress = stack.enter_context(Progress("decoding", len(paths)))
+        if workers == 0 or len(paths) < _SMALL:
+            results: Iterator[np.ndarray | str] = map(decode, paths)
+        else:
+            pool = ProcessPoolExecutor(
+                workers, multiprocessing.get_context("spawn"), initializer=_start_worker
+            )
+            stack.callback(pool.shutdown, cancel_futures=True)
+            results = pool.map(decode, paths, chunksize=8)
+        try:
+            for index, result in enumerate(results):
+                check()
+                yield index, result
+                progress.advance(1)
+        except BrokenProcessPool as error:
+            raise OSError("a decoding process died; --workers 0 decodes without one") from error
+
+
+def _decode_or_reason(path: str, size: int) -> np.ndarray | str:
+    try:
+        return read_picture(path, size)
+    except ValueError as error:
+        return str(error)
+
+
+def _start_worker() -> None:
+    leave_signals_to_parent()
+
+    def end_with_parent() -> None:
+        parent = multiprocessing.parent_process()
+        if parent is not None:
+            parent.join()
+        os._exit(1)
+
+    threading.Thread(target=end_with_parent, daemon=True).start()

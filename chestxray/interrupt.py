@@ -1,0 +1,59 @@
+"""Signals -> "stop after this batch"."""
+
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+SIGNALS = tuple(
+    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
+)
+
+
+class Stopped(Exception):
+    """The work ended early because a signal asked for it; `signum` says which."""
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(f"stopped by {signal.Signals(signum).name}")
+        self.signum = signum
+
+
+class StopRequest:
+    """Whether a signal has asked this process to stop."""
+
+    def __init__(self) -> None:
+        self.signum: int | None = None
+
+    def __bool__(self) -> bool:
+        return self.signum is not None
+
+    def check(self) -> None:
+        """Raise Stopped when asked to stop; called where stopping loses nothing."""
+        if self.signum is not None:
+            raise Stopped(self.signum)
+
+
+@contextmanager
+def listen() -> Iterator[StopRequest]:
+    """Turn the first INT, TERM or HUP in the block into a request; a second INT ends at once."""
+    request = StopRequest()
+
+    def handle(signum: int, frame: FrameType | None) -> None:
+        if request and signum == signal.SIGINT:
+            signal.signal(signum, signal.SIG_DFL)
+            os.kill(os.getpid(), signum)
+        request.signum = request.signum or signum
+
+    before = {number: signal.signal(number, handle) for number in SIGNALS}
+    try:
+        yield request
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def leave_signals_to_parent() -> None:
+    """For worker processes: a signal to the whole group reaches them too, the parent ends them."""
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)

@@ -1,0 +1,429 @@
+"""Drawn chest pictures in the NIH ChestX-ray14 layout, for the demo and the tests.
+
+    python -m chestxray.phantom DIR --n 1000
+
+Nothing here comes from a patient: body, lungs, heart and every sign are drawn by formula, each
+finding as its own sign at a strength that varies, some too faint to see. A model trained on them
+knows drawings; its AUC says that the program works and nothing about chests.
+"""
+
+import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+from chestxray.files import whole_file
+from chestxray.labels import CLASSES, FINDINGS, NO_FINDING, decode
+
+NO_FINDING_SHARE = 0.5  # the NIH set has 0.54; the raised rare findings take the rest
+TEST_SHARE = 0.25  # of the patients; the official list has 0.23 of the pictures
+REPEAT = 0.5  # chance that a patient's next picture keeps a finding of the one before
+
+# Share of the first finding among pictures that have one: the NIH counts, the rare ones raised so
+# that each of the 14 is in 3 % or more of all pictures (Hernia has 0.2 % there).
+_WEIGHTS = {
+    "Atelectasis": 9,
+    "Cardiomegaly": 8,
+    "Consolidation": 7,
+    "Edema": 7,
+    "Effusion": 8,
+    "Emphysema": 8,
+    "Fibrosis": 8,
+    "Hernia": 10,
+    "Infiltration": 11,
+    "Mass": 8,
+    "Nodule": 9,
+    "Pleural_Thickening": 8,
+    "Pneumonia": 9,
+    "Pneumothorax": 8,
+}
+# What comes along: given the first finding, the chance of each other (pairs that are frequent in
+# the NIH tables).
+_COMPANIONS = {
+    "Atelectasis": {"Effusion": 0.3, "Infiltration": 0.25},
+    "Cardiomegaly": {"Effusion": 0.3, "Edema": 0.1},
+    "Consolidation": {"Effusion": 0.25, "Infiltration": 0.2},
+    "Edema": {"Infiltration": 0.35, "Effusion": 0.2},
+    "Effusion": {"Atelectasis": 0.25, "Infiltration": 0.25, "Consolidation": 0.15},
+    "Emphysema": {"Pneumothorax": 0.25},
+    "Fibrosis": {"Pleural_Thickening": 0.15},
+    "Infiltration": {"Atelectasis": 0.15, "Effusion": 0.15, "Edema": 0.1},
+    "Mass": {"Nodule": 0.15, "Effusion": 0.1},
+    "Nodule": {"Mass": 0.15, "Infiltration": 0.1},
+    "Pleural_Thickening": {"Effusion": 0.2, "Fibrosis": 0.1},
+    "Pneumonia": {"Infiltration": 0.3, "Edema": 0.15},
+    "Pneumothorax": {"Emphysema": 0.15, "Effusion": 0.1},
+}
+_HEADER = (
+    "Image Index,Finding Labels,Follow-up #,Patient ID,Patient Age,Patient Gender,View Position,"
+    "OriginalImage[Width,Height],OriginalImagePixelSpacing[x,y],"
+)
+
+
+class Anatomy:
+    """The coordinates and parts of one drawn chest, on which the signs are put.
+
+    x runs from -1 (the patient's right, left in the picture) to 1, y from -1 (neck) to 1; `image`
+    is (size, size) float, 0 black to about 1 white, and is drawn upon.
+    """
+
+    LUNG_X, LUNG_Y = 0.42, -0.05  # centre of the lung at x > 0; the other is its mirror image
+    LUNG_WIDTH, LUNG_HEIGHT = 0.30, 0.62  # half axes
+
+    def __init__(self, size: int, habitus: np.random.Generator, rng: np.random.Generator) -> None:
+        """`habitus` draws what belongs to the patient, `rng` what belongs to the picture."""
+        self.rng = rng
+        axis = (np.arange(size, dtype=np.float32) + 0.5) * (2 / size) - 1
+        scale = habitus.uniform(0.92, 1.05) * rng.uniform(0.98, 1.02)
+        turn = rng.normal(0, 0.02)
+        x, y = np.meshgrid(axis, axis)
+        self.x = (x + turn * y - rng.normal(0, 0.02)) / scale
+        self.y = (y - turn * x - rng.normal(0, 0.02)) / scale
+        self.heart_width = habitus.uniform(0.88, 1.1)
+        self.fatness = habitus.uniform(0.85, 1.15)
+        self.lung_gain = habitus.uniform(0.88, 1.08)  # the larger, the darker the lungs
+        self.base = rng.normal(0, 0.03, size=2)  # how far each diaphragm stands above its place
+        self.side = int(rng.integers(2)) * 2 - 1  # where a one-sided sign goes: -1 or 1
+
+    def blob(self, x: float, y: float, width: float, height: float, edge: float) -> np.ndarray:
+        """An ellipse with a soft edge: 1 inside, 0 outside, `edge` the width of the change."""
+        radius = np.sqrt(((self.x - x) / width) ** 2 + ((self.y - y) / height) ** 2)
+        return _step((1 - radius) * min(width, height), edge)
+
+    def lung(self, side: int) -> np.ndarray:
+        """The aerated lung of one side above its diaphragm."""
+        across = side * self.x - self.LUNG_X
+        dome = 0.42 - self.base[(side + 1) // 2] - 0.5 * (across + 0.02) ** 2
+        ellipse = self.blob(
+            side * self.LUNG_X, self.LUNG_Y, self.LUNG_WIDTH, self.LUNG_HEIGHT, 0.03
+        )
+        return ellipse * _step(dome - self.y, 0.02) * _step(side * self.x - 0.14, 0.03)
+
+    def place(self, margin: float) -> tuple[float, float]:
+        """A spot inside the lung of `side`, at least a relative `margin` from its border."""
+        angle, radius = self.rng.uniform(0, 2 * np.pi), (1 - margin) * np.sqrt(self.rng.uniform())
+        x = self.side * (self.LUNG_X + 0.02) + self.LUNG_WIDTH * radius * np.cos(angle)
+        return x, min(self.LUNG_Y + self.LUNG_HEIGHT * radius * np.sin(angle), 0.28)
+
+    def noise(self, cells: int) -> np.ndarray:
+        """Smooth noise around 0, standard deviation near 1, `cells` bumps across the picture."""
+        grid = self.rng.standard_normal((cells, cells)).astype(np.float32)
+        picture = Image.fromarray(grid).resize(self.x.shape, Image.Resampling.BICUBIC)
+        return np.asarray(picture) * 1.3
+
+    def draw_body(self) -> None:
+        x, y = self.x, self.y
+        body = self.blob(0, 0.35, 0.93 * self.fatness, 1.5, 0.05)
+        image = 0.05 + 0.50 * body + 0.10 * self.blob(0, 0, 0.11, 2.0, 0.04)
+        self.lungs = self.lung(-1) + self.lung(1)
+        image = image - 0.38 * self.lung_gain * self.lungs
+        ribs = np.cos(24 * (y + 0.35 * (np.abs(x) - 0.4) ** 2 * 2)) * _step(np.abs(x) - 0.12, 0.1)
+        image = image + 0.035 * ribs * body
+        hila = self.blob(-0.2, -0.02, 0.08, 0.16, 0.08) + self.blob(0.2, -0.05, 0.08, 0.16, 0.08)
+        image = image + 0.07 * hila
+        heart = self.blob(0.09, 0.24, 0.25 * self.heart_width, 0.24, 0.03)
+        image = image + 0.30 * heart * (0.35 + 0.65 * np.clip(self.lungs, 0, 1))
+        self.image = image + 0.02 * self.noise(40) * body + 0.02 * self.noise(7)
+
+
+def _step(value: np.ndarray, edge: float) -> np.ndarray:
+    """0 below zero, 1 above, a smooth ramp of width `edge` between."""
+    ramp = np.clip(value / edge + 0.5, 0, 1)
+    return ramp * ramp * (3 - 2 * ramp)
+
+
+# Signs that change the body before it is drawn
+
+
+def _enlarged_heart(chest: Anatomy, strength: float) -> None:
+    chest.heart_width *= 1.06 + 0.5 * strength
+
+
+def _hyperinflation(chest: Anatomy, strength: float) -> None:
+    """Dark, long lungs: both diaphragms low."""
+    chest.lung_gain += 0.03 + 0.2 * strength
+    chest.base -= 0.02 + 0.12 * strength
+
+
+def _raised_diaphragm(chest: Anatomy, strength: float) -> None:
+    """The volume that a collapsed lobe leaves; the collapsed plates are drawn by _plates."""
+    chest.base[(chest.side + 1) // 2] += 0.02 + 0.16 * strength
+
+
+# Signs that are drawn upon the body
+
+
+def _plates(chest: Anatomy, strength: float) -> None:
+    """Bright flat bands across the lower lung."""
+    lung = chest.lung(chest.side)
+    for _ in range(2):
+        level = chest.rng.uniform(0.0, 0.22)
+        slope = chest.rng.normal(0, 0.12)
+        band = np.abs(chest.y - level - slope * (chest.x - chest.side * chest.LUNG_X))
+        chest.image += (0.03 + 0.25 * strength) * _step(0.025 - band, 0.03) * lung
+
+
+def _dense_patch(chest: Anatomy, strength: float) -> None:
+    """A cloud with blurred border and even density in the middle of a lung."""
+    x, y = chest.side * chest.rng.uniform(0.3, 0.5), chest.rng.uniform(-0.05, 0.12)
+    cloud = chest.blob(x, y, 0.18, 0.17, 0.15)
+    chest.image += (0.05 + 0.26 * strength) * cloud * chest.lung(chest.side)
+
+
+def _bat_wings(chest: Anatomy, strength: float) -> None:
+    """Haze around both hila."""
+    for side in (-1, 1):
+        wing = np.exp(-(((side * chest.x - 0.28) / 0.20) ** 2) - ((chest.y + 0.02) / 0.26) ** 2)
+        chest.image += (0.02 + 0.2 * strength) * wing
+
+
+def _filled_angle(chest: Anatomy, strength: float) -> None:
+    """Fluid in the costophrenic angle: white up to a level that climbs at the chest wall."""
+    outward = chest.side * chest.x - 0.40
+    level = 0.40 - 0.30 * strength - 0.8 * np.clip(outward, 0, None) ** 1.5
+    fluid = chest.blob(chest.side * chest.LUNG_X, -0.05, 0.31, 0.64, 0.03)
+    fluid = fluid * _step(chest.y - level, 0.04) * _step(outward + 0.26, 0.03)
+    chest.image += np.clip(0.62 - chest.image, 0, None) * fluid
+
+
+def _net(chest: Anatomy, strength: float) -> None:
+    """A fine net of lines in both lower lungs."""
+    warp = 0.02 * chest.noise(10)
+    net = np.abs(np.sin(32 * (chest.x + warp))) * np.abs(np.sin(32 * (chest.y - warp)))
+    lower = chest.lungs * _step(chest.y - 0.0, 0.3)
+    chest.image += (0.05 + 0.35 * strength) * (0.6 - net) * lower
+
+
+def _bubble_behind_heart(chest: Anatomy, strength: float) -> None:
+    """A round shadow with air in it, low in the midline."""
+    x, y = chest.rng.normal(0.04, 0.03), chest.rng.normal(0.34, 0.03)
+    radius = 0.13 + 0.06 * strength
+    chest.image += (0.04 + 0.14 * strength) * chest.blob(x, y, radius, radius, 0.03)
+    bubble = chest.blob(x, y - 0.25 * radius, 0.7 * radius, 0.55 * radius, 0.03)
+    chest.image -= (0.08 + 0.30 * strength) * bubble
+
+
+def _mottles(chest: Anatomy, strength: float) -> None:
+    """Uneven patchy haze over one lung."""
+    mottles = np.clip(chest.noise(14), -0.3, None)
+    chest.image += (0.02 + 0.12 * strength) * (0.5 + mottles) * chest.lung(chest.side)
+
+
+def _discs(chest: Anatomy, count: int, radius: float, density: float) -> None:
+    for _ in range(count):
+        x, y = chest.place(margin=0.25)
+        chest.image += density * chest.blob(x, y, radius, radius, 0.02)
+
+
+def _large_disc(chest: Anatomy, strength: float) -> None:
+    _discs(chest, 1, chest.rng.uniform(0.10, 0.15), 0.08 + 0.30 * strength)
+
+
+def _small_discs(chest: Anatomy, strength: float) -> None:
+    _discs(
+        chest, int(chest.rng.integers(2, 5)), chest.rng.uniform(0.035, 0.05), 0.12 + 0.38 * strength
+    )
+
+
+def _bright_wall(chest: Anatomy, strength: float) -> None:
+    """A white rim inside the lateral chest wall."""
+    lung = chest.lung(chest.side)
+    inner = chest.blob(
+        chest.side * (chest.LUNG_X - 0.05 - 0.03 * strength), chest.LUNG_Y, 0.28, 0.66, 0.03
+    )
+    outer = _step(chest.side * chest.x - 0.45, 0.05)
+    chest.image += (0.08 + 0.32 * strength) * np.clip(lung - inner, 0, 1) * outer
+
+
+def _white_upper_lobe(chest: Anatomy, strength: float) -> None:
+    """A lobe filled down to the straight line of its fissure."""
+    fissure = -0.22 + 0.15 * (chest.side * chest.x - 0.4) + chest.rng.normal(0, 0.02)
+    lobe = chest.lung(chest.side) * _step(fissure - chest.y, 0.02)
+    chest.image += (0.03 + 0.26 * strength) * lobe * (1 + 0.15 * chest.noise(20))
+
+
+def _dark_rim(chest: Anatomy, strength: float) -> None:
+    """Air around a shrunken lung: a black rim without markings, the bright line of the pleura."""
+    shrink = 0.02 + 0.12 * strength
+    x, y = chest.side * (chest.LUNG_X - shrink), chest.LUNG_Y + shrink
+    width, height = chest.LUNG_WIDTH - 0.5 * shrink, chest.LUNG_HEIGHT - shrink
+    rim = np.clip(chest.lung(chest.side) - chest.blob(x, y, width, height, 0.02), 0, 1)
+    line = chest.blob(x, y, width + 0.012, height + 0.012, 0.012) - chest.blob(
+        x, y, width - 0.012, height - 0.012, 0.012
+    )
+    chest.image += rim * (0.04 - chest.image) * 0.85
+    chest.image += 0.18 * line * chest.lung(chest.side)
+
+
+_Sign = Callable[[Anatomy, float], None]
+_SHAPING: dict[str, _Sign] = {
+    "Cardiomegaly": _enlarged_heart,
+    "Emphysema": _hyperinflation,
+    "Atelectasis": _raised_diaphragm,
+}
+# In the order in which they are drawn: air first, fluid last.
+_DRAWING: dict[str, _Sign] = {
+    "Pneumothorax": _dark_rim,
+    "Atelectasis": _plates,
+    "Consolidation": _dense_patch,
+    "Edema": _bat_wings,
+    "Fibrosis": _net,
+    "Hernia": _bubble_behind_heart,
+    "Infiltration": _mottles,
+    "Mass": _large_disc,
+    "Nodule": _small_discs,
+    "Pleural_Thickening": _bright_wall,
+    "Pneumonia": _white_upper_lobe,
+    "Effusion": _filled_angle,
+}
+
+
+def draw_picture(target: np.ndarray, size: int, patient_seed: int, picture_seed: int) -> np.ndarray:
+    """One drawn chest.
+
+    Args:
+        target: (15,) zeros and ones, the findings to draw.
+        size: side in pixels.
+        patient_seed: fixes the build, the same in all pictures of a patient.
+        picture_seed: fixes pose, exposure, noise, and strength and place of the signs.
+
+    Returns:
+        (size, size) uint8.
+    """
+    rng = np.random.default_rng(picture_seed)
+    chest = Anatomy(size, np.random.default_rng(patient_seed), rng)
+    strengths = {
+        name: rng.uniform(0.35, 1) for name, value in zip(CLASSES, target, strict=True) if value
+    }
+    for name, sign in _SHAPING.items():
+        if name in strengths:
+            sign(chest, strengths[name])
+    chest.draw_body()
+    for name, sign in _DRAWING.items():
+        if name in strengths:
+            chest.side = int(rng.integers(2)) * 2 - 1 if name != "Atelectasis" else chest.side
+            sign(chest, strengths[name])
+    exposed = chest.image * rng.uniform(0.85, 1.15) + rng.uniform(-0.04, 0.04)
+    grain = rng.standard_normal(exposed.shape, dtype=np.float32)
+    return np.clip(255 * (exposed + 0.015 * grain), 0, 255).astype(np.uint8)
+
+
+def draw_labels(patients: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Findings for each picture, alike within a patient.
+
+    Args:
+        patients: (N,) patient numbers, the pictures of a patient in a row.
+
+    Returns:
+        (N, 15) uint8, each row No Finding alone or one finding or more.
+    """
+    weights = np.array([_WEIGHTS[name] for name in FINDINGS], dtype=float)
+    targets = np.zeros((len(patients), len(CLASSES)), dtype=np.uint8)
+    for row in range(len(patients)):
+        chosen: set[str] = set()
+        if row and patients[row] == patients[row - 1]:
+            before = targets[row - 1]
+            if before[CLASSES.index(NO_FINDING)] and rng.uniform() < REPEAT:
+                chosen = {NO_FINDING}
+            chosen |= {n for n in FINDINGS if before[CLASSES.index(n)] and rng.uniform() < REPEAT}
+        if not chosen:
+            chosen = _fresh_findings(weights, rng)
+        targets[row] = [name in chosen for name in CLASSES]
+    return targets
+
+
+def _fresh_findings(weights: np.ndarray, rng: np.random.Generator) -> set[str]:
+    if rng.uniform() < NO_FINDING_SHARE:
+        return {NO_FINDING}
+    first = str(rng.choice(FINDINGS, p=weights / weights.sum()))
+    companions = _COMPANIONS.get(first, {}).items()
+    return {first} | {name for name, chance in companions if rng.uniform() < chance}
+
+
+def draw_patients(n: int, rng: np.random.Generator) -> np.ndarray:
+    """(n,) patient numbers from 1, in a row; most have one picture, a few have many, as in NIH."""
+    counts = np.minimum(rng.geometric(0.45, size=n), 12)
+    return np.repeat(np.arange(1, n + 1), counts)[:n]
+
+
+def draw_dataset(folder: Path, n: int, size: int = 256, seed: int = 0) -> None:
+    """Draw `n` pictures with table and both lists into `folder`, in the layout of the NIH release.
+
+    The table is written last: a folder that has one is complete.
+
+    Raises:
+        FileExistsError: the folder holds a table already.
+    """
+    table = folder / "Data_Entry_2017.csv"
+    if table.exists():
+        raise FileExistsError(f"{table} exists; name an empty folder or delete that one first")
+    (folder / "images").mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(seed)
+    patients = draw_patients(n, rng)
+    targets = draw_labels(patients, rng)
+    follow_up = pd.Series(patients).groupby(patients).cumcount().to_numpy()
+    names = [f"{p:08d}_{f:03d}.png" for p, f in zip(patients, follow_up, strict=True)]
+    seeds = rng.integers(2**63, size=n)
+    habitus = rng.integers(2**63, size=patients[-1] + 1)
+    for row, name in enumerate(names):
+        picture = draw_picture(targets[row], size, habitus[patients[row]], seeds[row])
+        Image.fromarray(picture).save(folder / "images" / name, compress_level=1)
+
+    test_patients = rng.permutation(np.unique(patients))[: round(TEST_SHARE * patients[-1])]
+    in_test = np.isin(patients, test_patients)
+    _write_lines(folder / "train_val_list.txt", np.array(names)[~in_test])
+    _write_lines(folder / "test_list.txt", np.array(names)[in_test])
+    _write_lines(
+        folder / "DRAWN.txt",
+        [
+            "These pictures are drawn by chestxray.phantom: no X-rays, and no patient is in them.",
+            f"python -m chestxray.phantom DIR --n {n} --size {size} --seed {seed}",
+        ],
+    )
+    ages = rng.integers(18, 90, size=patients[-1] + 1)[patients]
+    sexes = rng.choice(["M", "F"], size=patients[-1] + 1)[patients]
+    views = rng.choice(["PA", "AP"], p=[0.6, 0.4], size=n)
+    rows = [
+        f"{name},{decode(target)},{number:03d},{patient:08d},{age:03d}Y,{sex},{view},"
+        f"{size},{size},0.143,0.143"
+        for name, target, number, patient, age, sex, view in zip(
+            names, targets, follow_up, patients, ages, sexes, views, strict=True
+        )
+    ]
+    _write_lines(table, [_HEADER, *rows])
+
+
+def _write_lines(path: Path, lines: list[str] | np.ndarray) -> None:
+    with whole_file(path) as file:
+        file.write("".join(f"{line}\n" for line in lines))
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m chestxray.phantom",
+        description="Draw chest pictures in the NIH ChestX-ray14 layout. They are no X-rays.",
+    )
+    parser.add_argument("folder", metavar="DIR", type=Path, help="where to put them")
+    parser.add_argument("--n", type=int, default=1000, help="pictures (default %(default)s)")
+    parser.add_argument(
+        "--size", type=int, default=256, help="side in pixels (default %(default)s)"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="same seed, same bytes (default 0)")
+    args = parser.parse_args(argv)
+    if args.n < 1 or args.size < 16 or args.seed < 0:
+        parser.error("--n must be at least 1, --size at least 16, --seed at least 0")
+    try:
+        draw_dataset(args.folder, args.n, args.size, args.seed)
+    except OSError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print(f"{args.n} drawn pictures (no X-rays) in {args.folder}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,55 @@
+"""Pictures for people. matplotlib is imported only when one is drawn."""
+
+from typing import IO, Any
+
+_BLUE, _ORANGE, _GREY = "#0072b2", "#d55e00", "#777777"  # told apart by the colour-blind too
+
+
+def draw_curves(history: list[dict[str, Any]], file: IO[bytes]) -> None:
+    """Loss and validation AUC over the epochs, as a PNG; dashed lines where a stage begins.
+
+    Args:
+        history: the records of log.jsonl, oldest first, at least one.
+        file: where the PNG goes.
+    """
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
+    epochs = [record["epoch"] for record in history]
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    losses, areas = figure.subplots(1, 2)
+    losses.plot(epochs, [r["train_loss"] for r in history], "o-", color=_BLUE, label="training")
+    losses.plot(epochs, _gaps(history, "val_loss"), "s-", color=_ORANGE, label="validation")
+    losses.set_ylabel("loss (mean over pictures and classes)")
+    losses.legend(frameon=False)
+    areas.plot(epochs, _gaps(history, "val_auc"), "s-", color=_ORANGE)
+    areas.axhline(0.5, color=_GREY, linewidth=0.8)
+    areas.set_ylabel("validation ROC AUC, mean over the findings")
+    for axes in (losses, areas):
+        axes.set_xlabel("epoch")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.margins(x=0.08, y=0.12)
+        for before, record in zip(history, history[1:], strict=False):
+            if record["stage"] != before["stage"]:
+                axes.axvline(record["epoch"] - 0.5, color=_GREY, linestyle="--", linewidth=0.8)
+        starts = [
+            r
+            for b, r in zip([None, *history], history, strict=False)
+            if not b or b["stage"] != r["stage"]
+        ]
+        for record in starts:
+            axes.annotate(
+                f"stage {record['stage']}",
+                (record["epoch"], 1.0),
+                xycoords=("data", "axes fraction"),
+                ha="left",
+                va="bottom",
+                color=_GREY,
+                fontsize=9,
+            )
+    figure.savefig(file, format="png", dpi=150)
+
+
+def _gaps(history: list[dict[str, Any]], name: str) -> list[float]:
+    return [float("nan") if record[name] is None else record[name] for record in history]

@@ -1,0 +1,197 @@
+"""The scores CSV: one row per picture, written whole, read back to the same float32 bits.
+
+Columns: image, patient, split, then for the classes in their order y_<class> (0 or 1), z_<class>
+(logits) and p_<class> (sigmoid scores in [0, 1]). Other models' scores can be read too: any number
+of classes, y_ and p_ in pairs of the same order; patient, split and z_ may be absent.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from chestxray.files import whole_file
+from chestxray.wording import listed
+
+
+@dataclass
+class Scores:
+    """Scores of N pictures for C classes, sorted by picture name.
+
+    Attributes:
+        images: (N,) picture names, each once.
+        patients: (N,) text; None where the file has no such column.
+        splits: (N,) text, "train", "val" or "test"; None where the file has no such column.
+        classes: C names.
+        targets: (N, C) uint8, 0 or 1.
+        logits: (N, C) float32; None where the file has none.
+        scores: (N, C) float32, in [0, 1].
+    """
+
+    images: np.ndarray
+    patients: np.ndarray | None
+    splits: np.ndarray | None
+    classes: tuple[str, ...]
+    targets: np.ndarray
+    logits: np.ndarray | None
+    scores: np.ndarray
+
+
+def write_scores(path: Path, table: Scores) -> None:
+    """Write the scores CSV; floats with nine digits, which float32 survives unchanged."""
+    columns: dict[str, np.ndarray] = {"image": table.images}
+    if table.patients is not None:
+        columns["patient"] = table.patients
+    if table.splits is not None:
+        columns["split"] = table.splits
+    for prefix, values in (("y_", table.targets), ("z_", table.logits), ("p_", table.scores)):
+        if values is not None:
+            columns |= {f"{prefix}{n}": values[:, k] for k, n in enumerate(table.classes)}
+    frame = pd.DataFrame(columns).sort_values("image", kind="stable")
+    with whole_file(path) as file:
+        frame.to_csv(file, index=False, float_format="%.9g", lineterminator="\n")
+
+
+def metrics_path(path: Path) -> Path:
+    """Where the metrics of a scores CSV lie: X_scores.csv has X_metrics.json beside it."""
+    return path.with_name(path.stem.removesuffix("_scores") + "_metrics.json")
+
+
+def write_metrics(
+    path: Path,
+    checkpoint_name: str,
+    checkpoint: dict[str, Any],
+    split: str,
+    figures: dict[str, Any],
+) -> Path:
+    """Write the metrics of a scores CSV beside it.
+
+    Args:
+        path: of the scores CSV.
+        checkpoint_name: the file that was tested.
+        checkpoint: as loaded; its run_id, stage and epochs_done are noted.
+        split: "test", "val", "train" or "all".
+        figures: of chestxray.evaluator.metrics.
+
+    Returns:
+        The path of the metrics file.
+    """
+    notes = ["the scores are sigmoids of logits: they rank pictures and are no probabilities"]
+    if split in ("val", "all") and checkpoint_name == "best.pth":
+        notes.append("validation scores: the epoch was chosen on these pictures")
+    origin = {
+        "checkpoint": checkpoint_name,
+        **{name: checkpoint[name] for name in ("run_id", "stage", "epochs_done")},
+        "split": split,
+        "scores": path.name,
+    }
+    beside = metrics_path(path)
+    with whole_file(beside) as file:
+        json.dump({**origin, **figures, "notes": notes}, file, indent=2)
+        file.write("\n")
+    return beside
+
+
+def claim(path: Path, run_id: str) -> None:
+    """Refuse to replace a scores CSV that is not known to be of this run.
+
+    Raises:
+        FileExistsError: such a file is there.
+    """
+    if not path.exists():
+        return
+    beside = metrics_path(path)
+    try:
+        owner = json.loads(beside.read_text(encoding="utf-8")).get("run_id")
+    except (FileNotFoundError, json.JSONDecodeError, AttributeError):
+        owner = None
+    if owner != run_id:
+        raise FileExistsError(
+            f"{path} is there and not of this run; --scores FILE names another, --overwrite "
+            "replaces it"
+        )
+
+
+def read_scores(path: Path) -> Scores:
+    """Read a scores CSV, plain or .gz.
+
+    Raises:
+        ValueError: columns that are missing or whose classes differ; values that are not numbers,
+            scores outside [0, 1], labels other than 0 and 1; a picture twice.
+    """
+    try:
+        header = pd.read_csv(path, nrows=0, encoding="utf-8-sig").columns
+        text = {name: str for name in ("image", "patient", "split") if name in header}
+        frame = pd.read_csv(
+            path,
+            dtype=text,
+            keep_default_na=False,
+            index_col=False,
+            encoding="utf-8-sig",
+            float_precision="round_trip",
+        )
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is no scores CSV: {error}") from error
+    classes = _classes(path, list(header))
+    if frame["image"].duplicated().any():
+        twice = frame["image"][frame["image"].duplicated()].unique()
+        raise ValueError(f"{path}: pictures twice: {listed(twice)}")
+    frame = frame.sort_values("image", kind="stable")
+
+    targets = _numbers(path, frame, "y_", classes)
+    scores = _numbers(path, frame, "p_", classes)
+    _refuse(path, frame, "y_", classes, (targets != 0) & (targets != 1), "is neither 0 nor 1")
+    _refuse(path, frame, "p_", classes, ~((scores >= 0) & (scores <= 1)), "is not in [0, 1]")
+    has_logits = f"z_{classes[0]}" in frame
+    return Scores(
+        images=frame["image"].to_numpy(dtype=object),
+        patients=frame["patient"].to_numpy(dtype=object) if "patient" in frame else None,
+        splits=frame["split"].to_numpy(dtype=object) if "split" in frame else None,
+        classes=classes,
+        targets=targets.astype(np.uint8),
+        logits=_numbers(path, frame, "z_", classes) if has_logits else None,
+        scores=scores,
+    )
+
+
+def _classes(path: Path, header: list[str]) -> tuple[str, ...]:
+    named = {p: [c[2:] for c in header if c.startswith(p)] for p in ("y_", "z_", "p_")}
+    if "image" not in header or not named["p_"]:
+        raise ValueError(
+            f"{path} is no scores CSV: it needs columns image, y_<class> and p_<class> and has "
+            f"{listed(header)}"
+        )
+    for prefix in ("y_", "z_"):
+        if named[prefix] != named["p_"] and (named[prefix] or prefix == "y_"):
+            raise ValueError(
+                f"{path}: the columns {prefix}* and p_* name different classes or orders: "
+                f"{listed(named[prefix], most=20) or 'none'}; {listed(named['p_'], most=20)}"
+            )
+    return tuple(named["p_"])
+
+
+def _numbers(path: Path, frame: pd.DataFrame, prefix: str, classes: tuple[str, ...]) -> np.ndarray:
+    values = frame[[prefix + name for name in classes]].apply(pd.to_numeric, errors="coerce")
+    numbers = values.to_numpy(dtype=np.float64).astype(np.float32)
+    _refuse(path, frame, prefix, classes, ~np.isfinite(numbers), "is no finite number")
+    return numbers
+
+
+def _refuse(
+    path: Path,
+    frame: pd.DataFrame,
+    prefix: str,
+    classes: tuple[str, ...],
+    bad: np.ndarray,
+    what: str,
+) -> None:
+    if bad.any():
+        row, column = np.argwhere(bad)[0]
+        name = prefix + classes[column]
+        raise ValueError(
+            f"{path}: {name} of {frame['image'].iloc[row]} {what}: "
+            f"{frame[name].iloc[row]!r} ({int(bad.sum())} such values)"
+        )

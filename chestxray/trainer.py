@@ -1,0 +1,149 @@
+"""One epoch, and the staged loop around it."""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from chestxray.dataset import ChestDataset, batches, epoch_order
+from chestxray.evaluator import mean_of_findings, predict, roc_auc_per_class
+from chestxray.interrupt import Stopped
+from chestxray.progress import Progress
+from chestxray.run import Run
+from chestxray.wording import listed
+
+
+def train_one_epoch(
+    model: nn.Module,
+    criterion: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    dataset: ChestDataset,
+    order: np.ndarray,
+    batch_size: int,
+    run: Run,
+    after_batch: Callable[[], None] = lambda: None,
+) -> None:
+    """Train on the pictures of an epoch that are not done yet.
+
+    Args:
+        model: images (n, 3, size, size) to logits (n, C).
+        criterion: logits and targets to a mean loss.
+        optimizer: of the model's trainable parameters.
+        dataset: the training pictures.
+        order: indices into the data set, the whole epoch.
+        batch_size: pictures per step; a remainder of one joins the batch before.
+        run: `pictures_done` is where to begin; it and the sums move on with each batch.
+        after_batch: called after each step; an exception from it leaves `run` in order.
+
+    Raises:
+        ValueError: a single picture, of which BatchNorm cannot take a variance.
+        FloatingPointError: a loss that is not finite; that step is not taken.
+    """
+    if len(order) < 2:
+        raise ValueError(f"{len(order)} training picture: BatchNorm needs at least two")
+    model.train()
+    title = f"epoch {run.epochs_done + 1}/{run.epochs_planned}"
+    with Progress(title, len(order), run.pictures_done) as progress:
+        for indices in batches(order, batch_size, run.pictures_done):
+            began = time.monotonic()
+            images, targets = dataset.gather(indices)
+            loss = criterion(model(images), targets)
+            value = loss.item()
+            if not np.isfinite(value):
+                raise FloatingPointError(
+                    f"the loss is {value} in epoch {run.epochs_done + 1} after {run.pictures_done}"
+                    f" of {len(order)} pictures, at lr {run.lr:g}; the step is not taken, the "
+                    "checkpoints are as they were; a smaller --lr helps most often\n"
+                    f"pictures of the batch: {listed(dataset.names[indices])}"
+                )
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            run.pictures_done += len(indices)
+            run.loss_sum += value * len(indices)
+            run.seconds_done += time.monotonic() - began
+            progress.advance(len(indices), run.loss_sum / run.pictures_done)
+            after_batch()
+
+
+def validate(
+    model: nn.Module,
+    criterion: nn.Module,
+    dataset: ChestDataset,
+    batch_size: int,
+    check: Callable[[], None],
+) -> dict[str, Any]:
+    """Loss, mean AUC over the findings that have both values, and how many those are.
+
+    All None where there is no picture, or no finding with both values.
+    """
+    logits, scores = predict(model, dataset, batch_size, "validation", check)
+    if not len(dataset):
+        return {"val_loss": None, "val_auc": None, "val_classes": 0}
+    targets = torch.from_numpy(dataset.targets.astype(np.float32))
+    auc, classes = mean_of_findings(roc_auc_per_class(dataset.targets, scores))
+    return {
+        "val_loss": criterion(torch.from_numpy(logits), targets).item(),
+        "val_auc": auc if classes else None,
+        "val_classes": classes,
+    }
+
+
+def train(
+    run: Run,
+    model: nn.Module,
+    criterion: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    train_set: ChestDataset,
+    val_set: ChestDataset,
+    batch_size: int,
+    seed: int,
+    max_per_class: int,
+    save_seconds: float,
+    save_epoch: Callable[[], None],
+    save_within: Callable[[], None],
+    check: Callable[[], None],
+) -> None:
+    """Bring a run to its planned end: train, validate, record and save, epoch by epoch.
+
+    Args:
+        run: where it stands; moved on with every batch and epoch.
+        seed, max_per_class: of the order of the pictures, see epoch_order.
+        save_seconds: save inside an epoch after so long.
+        save_epoch: keeps a finished epoch.
+        save_within: keeps an epoch under way.
+        check: raises Stopped when a signal has asked to stop; what is done by then is kept.
+
+    Raises:
+        Stopped: after saving, where a batch was done since the last time.
+    """
+    saved = time.monotonic()
+
+    def after_batch() -> None:
+        nonlocal saved
+        check()
+        if time.monotonic() - saved > save_seconds:
+            save_within()
+            saved = time.monotonic()
+
+    while run.epochs_done < run.epochs_planned:
+        check()
+        order = epoch_order(train_set.targets, seed, run.epochs_done, max_per_class)
+        before = run.pictures_done
+        try:
+            train_one_epoch(
+                model, criterion, optimizer, train_set, order, batch_size, run, after_batch
+            )
+            began = time.monotonic()
+            figures = validate(model, criterion, val_set, batch_size, check)
+        except Stopped:
+            if run.pictures_done > before:
+                save_within()
+            raise
+        run.seconds_done += time.monotonic() - began
+        run.finish_epoch(len(order), figures)
+        save_epoch()
+        saved = time.monotonic()

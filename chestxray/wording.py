@@ -1,0 +1,15 @@
+"""Counts and lists in sentences for people."""
+
+from collections.abc import Iterable
+
+
+def counted(number: int, noun: str) -> str:
+    """ "1 picture", "1,642 pictures"."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def listed(items: Iterable[object], most: int = 10) -> str:
+    """The first items, and how many more there are."""
+    texts = [str(item) for item in items]
+    more = f" and {len(texts) - most:,} more" if len(texts) > most else ""
+    return ", ".join(texts[:most]) + more

@@ -1,0 +1,487 @@
+"""Train a ResNet-50 on chest X-rays in stages, test it, and write scores for statistics.
+
+    python main.py --bs 32 --lr 1e-4
+    python main.py --resume --ckpt stage1_0001_04.pth --stage 2 --bs 32 --lr 1e-4
+    python main.py --test --ckpt stage1_0001_08.pth
+
+The flags are in README.md and in --help. This file reads the arguments and then goes through the
+steps; each step has its room in the package chestxray.
+"""
+
+import argparse
+import difflib
+import os
+import sys
+from pathlib import Path
+from typing import Any, NoReturn
+
+from chestxray.interrupt import Stopped, StopRequest, listen
+
+# What needs torch or pandas is imported where the steps begin: --help and wrong usage answer
+# at once.
+
+# Options that belong to a machine or to one command, so that no checkpoint keeps them.
+NOT_KEPT = {
+    *(
+        "workers",
+        "precision",
+        "device",
+        "output_dir",
+        "overwrite",
+        "cache_dir",
+        "no_cache",
+        "debug",
+    ),
+    *("test", "split", "scores", "ci", "resume", "ckpt"),
+}
+
+
+class Parser(argparse.ArgumentParser):
+    """Errors in one line, the nearest flag named, flags with dashes or underscores."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: error: {message} (--help shows all flags)\n")
+
+    def parse(self, argv: list[str]) -> tuple[argparse.Namespace, dict[str, Any]]:
+        """All options, and those of them that were typed."""
+        spelled = {name.replace("_", "-"): name for name in self._option_string_actions}
+        argv = [self._respell(word, spelled) for word in argv]
+        args, unknown = self.parse_known_args(argv)
+        if unknown:
+            near = difflib.get_close_matches(unknown[0].partition("=")[0], spelled, n=1)
+            self.error(
+                f"unknown argument {unknown[0]}" + (f"; did you mean {near[0]}?" if near else "")
+            )
+        self.set_defaults(**dict.fromkeys(vars(args)))
+        typed = {name: v for name, v in vars(self.parse_args(argv)).items() if v is not None}
+        return args, typed
+
+    @staticmethod
+    def _respell(word: str, spelled: dict[str, str]) -> str:
+        flag, equals, value = word.partition("=")
+        return spelled.get(flag.replace("_", "-"), flag) + equals + value
+
+
+def number(kind: type, low: float, high: float, text: str) -> Any:
+    """A type for argparse: a finite number above or at `low` and below or at `high`."""
+
+    def convert(word: str) -> Any:
+        try:
+            value = kind(word)
+        except ValueError:
+            value = None
+        if value is None or not low <= value <= high:
+            raise argparse.ArgumentTypeError(f"{word!r} is not {text}")
+        return value
+
+    return convert
+
+
+def learning_rate(word: str) -> float:
+    rate = number(float, 0, 1, "a learning rate, 0 < lr < 1")(word)
+    if not 0 < rate < 1:
+        raise argparse.ArgumentTypeError(f"{word!r} is not a learning rate, 0 < lr < 1")
+    return float(rate)
+
+
+def build_parser() -> Parser:
+    at_least_0 = number(int, 0, 2**31, "a whole number, at least 0")
+    at_least_1 = number(int, 1, 2**31, "a whole number, at least 1")
+    parser = Parser(
+        prog="main.py",
+        allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description="Train a ResNet-50 on chest X-rays in stages, test it, write its scores.",
+        epilog="""examples:
+  python main.py --bs 32 --lr 1e-4                        stage 1, 4 epochs
+  python main.py --resume --ckpt stage1_0001_04.pth --stage 2 --bs 32 --lr 1e-4
+                                                          stage 2, 4 more
+  python main.py --test --ckpt stage1_0001_08.pth         AUC table + scores CSV
+  python main.py --resume                                 finish what was stopped
+
+With --resume and --test, options that are not typed come from the checkpoint, those of the groups
+evaluation and machine excepted. Every long flag may be written with dashes or underscores.""",
+    )
+    data = parser.add_argument_group("data")
+    data.add_argument(
+        "--data_path",
+        metavar="DIR",
+        default="data",
+        help="NIH pictures in any layout (default: data)",
+    )
+    data.add_argument(
+        "--subset", metavar="FILE", help="use only the pictures named in it, one a line"
+    )
+    data.add_argument(
+        "--split-seed",
+        metavar="N",
+        type=at_least_0,
+        default=0,
+        help="draws the validation patients, and the test patients where no official list lies "
+        "beside the table (default: 0)",
+    )
+    data.add_argument(
+        "--max-per-class",
+        metavar="N",
+        type=at_least_0,
+        default=10000,
+        help="pictures of a class in an epoch, redrawn every epoch; 0: no cap (default: 10000)",
+    )
+    data.add_argument(
+        "--size",
+        metavar="N",
+        type=number(int, 32, 4096, "a side in pixels, 32 to 4096"),
+        default=224,
+        help="side of the picture that the network sees, in pixels (default: 224)",
+    )
+    data.add_argument(
+        "--skip-bad-images",
+        action="store_true",
+        help="leave out pictures that cannot be read, and list them (default: they stop the run)",
+    )
+    model = parser.add_argument_group("model")
+    model.add_argument(
+        "--weights",
+        metavar="W",
+        default="imagenet",
+        help="start of stage 1: imagenet, none, or the FILE of a ResNet-50 state dict; with none, "
+        "stage 1 trains everything (default: imagenet)",
+    )
+    training = parser.add_argument_group("training")
+    training.add_argument(
+        "--stage",
+        type=int,
+        choices=(1, 2, 3, 4),
+        default=1,
+        help="what trains: 1 layer2+layer3+layer4+fc, 2 layer3+layer4+fc, 3 layer4+fc, 4 fc "
+        "(default: 1)",
+    )
+    training.add_argument(
+        "--bs",
+        "-b",
+        "--batch-size",
+        metavar="N",
+        type=at_least_1,
+        default=32,
+        help="pictures a step, per process (default: 32)",
+    )
+    training.add_argument(
+        "--lr",
+        metavar="X",
+        type=learning_rate,
+        default=1e-4,
+        help="learning rate of Adam, 0 < lr < 1 (default: 1e-4)",
+    )
+    training.add_argument(
+        "--epochs", metavar="N", type=at_least_1, default=4, help="epochs of this run (default: 4)"
+    )
+    training.add_argument(
+        "--loss_func",
+        choices=("FocalLoss", "BCE"),
+        default="FocalLoss",
+        help="(default: FocalLoss)",
+    )
+    training.add_argument(
+        "--resume",
+        "-r",
+        nargs="?",
+        const=True,
+        metavar="FILE",
+        help="go on from FILE or --ckpt; alone: finish the newest unfinished run there",
+    )
+    training.add_argument(
+        "--ckpt", metavar="FILE", help="a checkpoint, looked up as given, then in the output folder"
+    )
+    training.add_argument(
+        "--seed",
+        metavar="N",
+        type=at_least_0,
+        default=0,
+        help="of the first weights and the order of the pictures (default: 0)",
+    )
+    training.add_argument(
+        "--save-minutes",
+        metavar="X",
+        type=number(float, 0, 1e6, "a number of minutes, at least 0"),
+        default=10.0,
+        help="also save inside an epoch after so long, in minutes (default: 10)",
+    )
+    evaluation = parser.add_argument_group("evaluation")
+    evaluation.add_argument(
+        "--test",
+        "-t",
+        "--test-only",
+        action="store_true",
+        help="score a split with --ckpt, print the AUC table, write the scores CSV",
+    )
+    evaluation.add_argument(
+        "--split",
+        choices=("test", "val", "train", "all"),
+        default="test",
+        help="which pictures (default: test)",
+    )
+    evaluation.add_argument(
+        "--scores",
+        metavar="FILE",
+        help="where the scores CSV goes (default: DIR of output/CHECKPOINT_SPLIT_scores.csv)",
+    )
+    evaluation.add_argument(
+        "--ci",
+        metavar="N",
+        type=at_least_0,
+        default=0,
+        help="bootstrap resamples over patients for AUC intervals, 1000 is usual (default: 0)",
+    )
+    machine = parser.add_argument_group("machine")
+    machine.add_argument(
+        "--workers",
+        "-j",
+        metavar="N",
+        type=number(int, 0, 1024, "a number of processes, 0 to 1024"),
+        help="picture-decoding processes; 0 works (default: 4, or as many as cores)",
+    )
+    machine.add_argument(
+        "--precision",
+        choices=("auto", "fp32", "bf16"),
+        default="auto",
+        help="auto: bf16 where the hardware computes in it, else fp32 (default: auto)",
+    )
+    machine.add_argument(
+        "--device",
+        choices=("auto", "cpu", "cuda", "mps"),
+        default="auto",
+        help="auto: cuda, else mps, else cpu; one that is not there is an error (default: auto)",
+    )
+    machine.add_argument(
+        "--output-dir",
+        metavar="DIR",
+        default="checkpoints",
+        help="all output (default: checkpoints)",
+    )
+    machine.add_argument(
+        "--overwrite", action="store_true", help="a new run may replace another run's files"
+    )
+    machine.add_argument(
+        "--cache-dir", metavar="DIR", default=".cache", help="decoded pictures (default: .cache)"
+    )
+    machine.add_argument(
+        "--no-cache", action="store_true", help="keep decoded pictures in memory, not on the disk"
+    )
+    machine.add_argument("--debug", action="store_true", help="tracebacks")
+    return parser
+
+
+def check_usage(parser: Parser, args: argparse.Namespace, typed: dict[str, Any]) -> None:
+    """Refuse flags that contradict each other (exit 2)."""
+    named = args.resume if isinstance(args.resume, str) else None
+    if args.resume and args.test:
+        parser.error("--resume trains and --test does not: give one of them")
+    if named and args.ckpt and named != args.ckpt:
+        parser.error(f"--resume {named} and --ckpt {args.ckpt} name two checkpoints: give one")
+    if args.test and not args.ckpt:
+        parser.error("--test needs --ckpt FILE, the checkpoint to test")
+    if args.ckpt and not (args.test or args.resume):
+        parser.error("--ckpt goes with --resume (train on from it) or --test (score with it)")
+    if args.stage > 1 and not args.resume:
+        parser.error(f"--stage {args.stage} goes on from a checkpoint: add --resume --ckpt FILE")
+    if not args.test:
+        for name in ("split", "scores", "ci"):
+            if name in typed:
+                parser.error(f"--{name} goes with --test")
+    args.ckpt = args.ckpt or named
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = build_parser()
+    args, typed = parser.parse(sys.argv[1:] if argv is None else argv)
+    check_usage(parser, args, typed)
+    from chestxray.files import folder_lock
+
+    with listen() as stop:
+        try:
+            if args.test:
+                return run(parser, args, typed, stop)
+            with folder_lock(Path(args.output_dir), wait=False):
+                return run(parser, args, typed, stop)
+        except Stopped as stopped:
+            print(stopped, file=sys.stderr)
+            return 128 + stopped.signum
+        except (OSError, ValueError, FloatingPointError) as error:
+            if args.debug:
+                raise
+            print(f"error: {error}", file=sys.stderr)
+            return 1
+
+
+def run(parser: Parser, args: argparse.Namespace, typed: dict[str, Any], stop: StopRequest) -> int:
+    """The steps, in the order in which the data walk through; a test returns early."""
+    import torch
+
+    from chestxray import checkpoint, images, model, scores, split
+    from chestxray import run as runs
+    from chestxray.dataset import MEAN, STD, ChestDataset
+    from chestxray.entries import describe_change, read_entries, summary
+    from chestxray.evaluator import metrics, predict, table
+    from chestxray.labels import CLASSES
+    from chestxray.losses import LOSSES
+    from chestxray.trainer import train
+
+    device = model.pick_device(args.device)
+    output = Path(args.output_dir)
+
+    # The checkpoint, and the options that come from it
+    stored: dict[str, Any] = {}
+    path = Path()
+    if args.test or args.resume:
+        path, note = checkpoint.locate(args.ckpt, output)
+        stored = checkpoint.load(path)
+        finished = stored["epochs_done"] >= stored["epochs_planned"]
+        if finished and not args.ckpt and not typed.keys() & {"epochs", "stage"}:
+            say(f"nothing to finish: {path} has all its {stored['epochs_planned']} epochs")
+            return 0
+        try:
+            differences = runs.restore_options(vars(args), typed, stored["args"])
+        except ValueError as error:
+            parser.error(str(error))
+        say(note)
+        if args.resume:
+            say(f"going on from {path}", *differences, *checkpoint.other_machine(stored))
+
+    # Where the output goes: refused before the long part
+    if args.test:
+        target = Path(args.scores or output / f"{path.stem}_{args.split}_scores.csv")
+        if not args.overwrite:
+            scores.claim(target, stored["run_id"])
+    else:
+        state = (
+            runs.continue_run(stored, path.name, vars(args), more="epochs" in typed)
+            if stored
+            else runs.new_run(args.lr, args.epochs)
+        )
+        if not args.overwrite:
+            runs.claim(output, state)
+
+    # Rows and their split
+    found = read_entries(Path(args.data_path), Path(args.subset) if args.subset else None)
+    say(*found.notes, *(describe_change(found, stored["table"]) if stored else []))
+    rows, notes = split.place(found, stored.get("split"), args.split_seed, args.test)
+    say(*notes, summary(rows))
+    if args.test and args.split != "all":
+        rows = rows[rows["split"] == args.split]
+    if rows.empty:
+        raise ValueError(f"no picture of {args.data_path} is in the split {args.split!r}")
+
+    # Pictures
+    pictures = images.load_pictures(
+        rows["path"].tolist(),
+        args.size,
+        source=Path(args.data_path),
+        cache_dir=None if args.no_cache else Path(args.cache_dir),
+        workers=min(4, os.cpu_count() or 1) if args.workers is None else args.workers,
+        check=stop.check,
+    )
+    if pictures.broken:
+        if not args.skip_bad_images:
+            raise ValueError(images.describe_broken(pictures.broken))
+        say(images.describe_broken(pictures.broken))
+    readable = pictures.slots >= 0
+    rows, slots = rows[readable], pictures.slots[readable]
+    targets = rows[list(CLASSES)].to_numpy()
+
+    def part(*names: str) -> ChestDataset:
+        mask = rows["split"].isin(names).to_numpy()
+        return ChestDataset(
+            rows["image"].to_numpy()[mask], pictures.pixels, slots[mask], targets[mask], device
+        )
+
+    # The network
+    body = None
+    if not stored and args.weights == "imagenet":
+        body = model.imagenet_weights()
+    elif not stored and args.weights != "none":
+        body = checkpoint.load_body(Path(args.weights))
+    network = model.build_model(len(CLASSES), args.seed, body)
+    if stored:
+        model.load_weights(network, stored["model"])
+    network.to(device)
+    network.bf16 = args.precision == "bf16" or (
+        args.precision == "auto" and model.computes_in_bf16(device)
+    )
+    precision = "bf16" if network.bf16 else "fp32"
+    say(f"{device.type}, {precision}, {torch.get_num_threads()} CPU threads")
+
+    if args.test:
+        logits, values = predict(network, part(*split.PARTS), args.bs, "scoring", stop.check)
+        patients = rows["patient"].to_numpy()
+        scores.write_scores(
+            target,
+            scores.Scores(
+                images=rows["image"].to_numpy(),
+                patients=patients,
+                splits=rows["split"].to_numpy(),
+                classes=CLASSES,
+                targets=targets,
+                logits=logits,
+                scores=values,
+            ),
+        )
+        figures = metrics(targets, values, patients, args.ci, args.seed)
+        beside = scores.write_metrics(target, path.name, stored, args.split, figures)
+        say("", table(figures), "", f"wrote {target}", f"wrote {beside}")
+        return 0
+
+    # The stage: criterion, optimizer, and what every checkpoint of the run says
+    network.set_trainable(model.trainable_parts(args.stage, args.weights == "none"))
+    criterion = LOSSES[args.loss_func]()
+    optimizer = torch.optim.Adam(network.trainable_parameters(), lr=args.lr)
+    if stored and args.stage == stored["stage"]:
+        runs.restore_optimizer(optimizer, stored["optimizer"], args.lr)
+    folder = runs.RunFolder(
+        output,
+        {
+            "format": checkpoint.FORMAT,
+            "arch": model.ARCH,
+            "classes": list(CLASSES),
+            "split": stored["split"] if stored else split.pack(rows, args.split_seed, found.lists),
+            "size": args.size,
+            "mean": list(MEAN),
+            "std": list(STD),
+            "args": {name: value for name, value in vars(args).items() if name not in NOT_KEPT},
+            "versions": checkpoint.versions(),
+            "threads": torch.get_num_threads(),
+            "table": {"files": found.fingerprint, "labels": found.label_counts()},
+        },
+    )
+    train_set, val_set = part("train"), part("val")
+    if state.pictures_done:
+        split.check_training_part(train_set.names, stored["split"])
+    try:
+        train(
+            state,
+            network,
+            criterion,
+            optimizer,
+            train_set,
+            val_set,
+            batch_size=args.bs,
+            seed=args.seed,
+            max_per_class=args.max_per_class,
+            save_seconds=60 * args.save_minutes,
+            save_epoch=lambda: say(folder.save_epoch(state, network, optimizer)),
+            save_within=lambda: folder.save_within(state, network, optimizer),
+            check=stop.check,
+        )
+    except Stopped:
+        say(folder.way_on(state))
+        raise
+    return 0
+
+
+def say(*lines: str | None) -> None:
+    for line in lines:
+        if line is not None:
+            print(line, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

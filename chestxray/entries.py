@@ -2,18 +2,20 @@
 
 import filecmp
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 
 from chestxray.labels import CLASSES
-from chestxray.tables import find_tables, read_tables
+from chestxray.tables import find_tables, folders_below, read_tables
 from chestxray.wording import counted, listed
 
 PARTS = ("train", "val", "test")  # of the split
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg")
 TRAIN_VAL_LIST, TEST_LIST = "train_val_list.txt", "test_list.txt"
+_LABEL_VECTOR = re.compile(r"(?:[\s,]+[01])+\s*$")  # behind the names in CheXNet's lists
 WAYS_OUT = (
     "README.md says where to get the NIH pictures (--data_path DIR names their folder); "
     "`make demo` runs everything on drawn ones"
@@ -141,13 +143,13 @@ def match_pictures(
 
 
 def read_names(path: Path) -> list[str]:
-    """Picture names of a list file: first word of each line, without the folders before it."""
+    """Picture names of a list file, one a line: folders before and a label vector behind go."""
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is no text file in UTF-8: {error}") from error
-    words = (line.split(maxsplit=1) for line in text.splitlines())
-    return [word[0].replace("\\", "/").rsplit("/", 1)[-1] for word in words if word]
+    lines = (_LABEL_VECTOR.sub("", line).strip() for line in text.split("\n"))
+    return [line.replace("\\", "/").rsplit("/", 1)[-1] for line in lines if line]
 
 
 def read_lists(folder: Path, images: pd.Series) -> dict[str, set[str]] | None:
@@ -157,10 +159,10 @@ def read_lists(folder: Path, images: pd.Series) -> dict[str, set[str]] | None:
         ValueError: a name on both lists; a train_val list without a test list; lists that know none
             of the pictures.
     """
-    for pattern in ("", "*/"):
+    for level in ([folder], folders_below(folder)):
         found = {
-            "train_val": sorted(folder.glob(pattern + TRAIN_VAL_LIST)),
-            "test": sorted(folder.glob(pattern + TEST_LIST)),
+            "train_val": [p / TRAIN_VAL_LIST for p in level if (p / TRAIN_VAL_LIST).is_file()],
+            "test": [p / TEST_LIST for p in level if (p / TEST_LIST).is_file()],
         }
         if any(found.values()):
             break

@@ -77,7 +77,10 @@ def folder_lock(folder: Path, wait: bool) -> Iterator[None]:
     try:
         lock.acquire()
     except filelock.Timeout:
-        who = holder.read_text(encoding="utf-8") if holder.exists() else "an unknown process"
+        try:
+            who = holder.read_text(encoding="utf-8")
+        except FileNotFoundError:  # it is just coming or going
+            who = "another process"
         raise BlockingIOError(
             f"{folder} is in use by {who}; wait for it, or name another folder"
         ) from None

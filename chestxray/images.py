@@ -69,16 +69,19 @@ def read_picture(path: str | Path, size: int) -> np.ndarray:
         (size, size) uint8.
 
     Raises:
-        ValueError: no such picture, broken, or above 64 million pixels.
+        ValueError: no such picture, broken, or above 64 million pixels as a square.
     """
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore", Image.DecompressionBombWarning
-            )  # the limit below is lower
+            # The limit below is lower than the one that Pillow warns of.
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             with Image.open(path, formats=["PNG", "JPEG"]) as image:
-                if image.width * image.height > MOST_PIXELS:
-                    raise ValueError(f"{image.width} x {image.height} is above 64 million pixels")
+                if max(image.size) ** 2 > MOST_PIXELS:
+                    raise ValueError(
+                        f"{image.width} x {image.height} is above 64 million pixels, made square"
+                    )
+                image.verify()  # load() does not look at a PNG's checksums
+            with Image.open(path, formats=["PNG", "JPEG"]) as image:
                 image.load()
                 grey = _grey(image)
     except _FAULTS as error:
@@ -95,7 +98,8 @@ def _grey(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I"):  # 16 bits, which convert("L") would clip to white
         return Image.fromarray(np.round(np.asarray(image) / 257).astype(np.uint8))
     if image.mode == "P":
-        image = image.convert("RGB")  # a palette with transparency would become LA
+        image.info.pop("transparency", None)  # alpha is dropped
+        image = image.convert("RGB")
     return image.convert("L")
 
 
@@ -184,7 +188,7 @@ class _Cache:
     def keys(self) -> list[str]:
         if not self.index.exists():
             return []
-        keys = self.index.read_text(encoding="utf-8").splitlines()
+        keys = self.index.read_text(encoding="utf-8").split("\n")[:-1]
         whole = self.data.exists() and self.data.stat().st_size >= len(keys) * self.size**2
         return keys if whole else []
 
@@ -229,7 +233,7 @@ class _Cache:
         # On a full disk a write into a hole fails late, or as a signal: take the space first.
         needed = more * self.size**2
         try:
-            if hasattr(os, "posix_fallocate"):
+            if needed and hasattr(os, "posix_fallocate"):
                 os.posix_fallocate(handle, used * self.size**2, needed)
         except OSError as error:
             if error.errno != errno.ENOSPC:

@@ -45,7 +45,11 @@ def listen() -> Iterator[StopRequest]:
             os.kill(os.getpid(), signum)
         request.signum = request.signum or signum
 
-    before = {number: signal.signal(number, handle) for number in SIGNALS}
+    before = {
+        number: signal.signal(number, handle)
+        for number in SIGNALS
+        if signal.getsignal(number) != signal.SIG_IGN  # as nohup leaves HUP
+    }
     try:
         yield request
     finally:

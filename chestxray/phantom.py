@@ -187,7 +187,8 @@ def _filled_angle(chest: Anatomy, strength: float) -> None:
     level = 0.40 - 0.30 * strength - 0.8 * np.clip(outward, 0, None) ** 1.5
     fluid = chest.blob(chest.side * chest.LUNG_X, -0.05, 0.31, 0.64, 0.03)
     fluid = fluid * _step(chest.y - level, 0.04) * _step(outward + 0.26, 0.03)
-    chest.image += np.clip(0.62 - chest.image, 0, None) * fluid
+    white = 0.58 + 0.02 * chest.noise(40)
+    chest.image += np.clip(white - chest.image, 0, None) * fluid
 
 
 def _net(chest: Anatomy, strength: float) -> None:
@@ -236,7 +237,7 @@ def _bright_wall(chest: Anatomy, strength: float) -> None:
         chest.side * (chest.LUNG_X - 0.05 - 0.03 * strength), chest.LUNG_Y, 0.28, 0.66, 0.03
     )
     outer = _step(chest.side * chest.x - 0.45, 0.05)
-    chest.image += (0.08 + 0.32 * strength) * np.clip(lung - inner, 0, 1) * outer
+    chest.image += (0.22 + 0.30 * strength) * np.clip(lung - inner, 0, 1) * outer
 
 
 def _white_upper_lobe(chest: Anatomy, strength: float) -> None:
@@ -394,17 +395,18 @@ def draw_dataset(folder: Path, n: int, size: int = 256, seed: int = 0) -> None:
             names, targets, follow_up, patients, ages, sexes, views, strict=True
         )
     ]
-    _write_lines(table, [_HEADER, *rows])
+    _write_lines(table, [_HEADER, *rows], end="\r\n")  # as in the release
 
 
-def _write_lines(path: Path, lines: list[str] | np.ndarray) -> None:
+def _write_lines(path: Path, lines: list[str] | np.ndarray, end: str = "\n") -> None:
     with whole_file(path) as file:
-        file.write("".join(f"{line}\n" for line in lines))
+        file.write("".join(line + end for line in lines))
 
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m chestxray.phantom",
+        allow_abbrev=False,
         description="Draw chest pictures in the NIH ChestX-ray14 layout. They are no X-rays.",
     )
     parser.add_argument("folder", metavar="DIR", type=Path, help="where to put them")

@@ -19,34 +19,33 @@ def draw_curves(history: list[dict[str, Any]], file: IO[bytes]) -> None:
     figure = Figure(figsize=(10, 4), layout="constrained")
     losses, areas = figure.subplots(1, 2)
     losses.plot(epochs, [r["train_loss"] for r in history], "o-", color=_BLUE, label="training")
-    losses.plot(epochs, _gaps(history, "val_loss"), "s-", color=_ORANGE, label="validation")
+    validated = any(record["val_loss"] is not None for record in history)
+    if validated:
+        losses.plot(epochs, _gaps(history, "val_loss"), "s-", color=_ORANGE, label="validation")
     losses.set_ylabel("loss (mean over pictures and classes)")
     losses.legend(frameon=False)
     areas.plot(epochs, _gaps(history, "val_auc"), "s-", color=_ORANGE)
     areas.axhline(0.5, color=_GREY, linewidth=0.8)
+    areas.annotate("chance", (1, 0.5), xycoords=("axes fraction", "data"), ha="right", color=_GREY)
+    if not validated:
+        areas.text(0.5, 0.4, "no validation pictures", transform=areas.transAxes, ha="center")
     areas.set_ylabel("validation ROC AUC, mean over the findings")
     for axes in (losses, areas):
         axes.set_xlabel("epoch")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         axes.spines[["top", "right"]].set_visible(False)
-        axes.margins(x=0.08, y=0.12)
-        for before, record in zip(history, history[1:], strict=False):
-            if record["stage"] != before["stage"]:
+        axes.set_xlim(epochs[0] - 0.5, epochs[-1] + 0.5)  # also where there is nothing to draw
+        for before, record in zip([None, *history], history, strict=False):
+            if before is not None and before["stage"] == record["stage"]:
+                continue
+            if before is not None:
                 axes.axvline(record["epoch"] - 0.5, color=_GREY, linestyle="--", linewidth=0.8)
-        starts = [
-            r
-            for b, r in zip([None, *history], history, strict=False)
-            if not b or b["stage"] != r["stage"]
-        ]
-        for record in starts:
             axes.annotate(
-                f"stage {record['stage']}",
-                (record["epoch"], 1.0),
+                f" stage {record['stage']}",
+                (record["epoch"] - 0.5, 1.0),
                 xycoords=("data", "axes fraction"),
-                ha="left",
                 va="bottom",
                 color=_GREY,
-                fontsize=9,
             )
     figure.savefig(file, format="png", dpi=150)
 

@@ -27,12 +27,12 @@ class Progress:
         self.done += pictures
         if self._bar is not None:
             if loss is not None:
-                self._bar.set_postfix_str(f"loss {loss:.4f}", refresh=False)
+                self._bar.set_postfix_str(f"loss {loss:.3f}", refresh=False)
             self._bar.update(pictures)
         elif time.monotonic() >= self._next_line:
             self._next_line = time.monotonic() + SECONDS_BETWEEN_LINES
             rate = (self.done - self._from) / (time.monotonic() - self._began)
-            shown = f"  loss {loss:.4f}" if loss is not None else ""
+            shown = f"  loss {loss:.3f}" if loss is not None else ""
             line = f"{self.title}  {self.done}/{self.total}{shown}  {rate:.0f} pictures/s"
             print(line, file=sys.stderr, flush=True)
 

@@ -131,7 +131,6 @@ def read_scores(path: Path) -> Scores:
             keep_default_na=False,
             index_col=False,
             encoding="utf-8-sig",
-            float_precision="round_trip",
         )
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is no scores CSV: {error}") from error

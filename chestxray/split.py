@@ -93,7 +93,7 @@ def check_training_part(images: np.ndarray, packed: dict[str, Any]) -> None:
     Raises:
         ValueError: some are gone, and with them the order of the epoch.
     """
-    gone = sorted(set(packed["train"]["images"].splitlines()) - set(images))
+    gone = sorted(set(_lines(packed["train"]["images"])) - set(images))
     if gone:
         raise ValueError(
             f"the checkpoint lies inside an epoch, and {counted(len(gone), 'picture')} of it "
@@ -119,8 +119,8 @@ def unpack(packed: dict[str, Any]) -> pd.DataFrame:
     return pd.concat(
         pd.DataFrame(
             {
-                "image": packed[part]["images"].splitlines(),
-                "patient": packed[part]["patients"].splitlines(),
+                "image": _lines(packed[part]["images"]),
+                "patient": _lines(packed[part]["patients"]),
                 "split": part,
             },
             dtype=str,
@@ -173,3 +173,7 @@ def place_newcomers(
         f"{counted(int(leaking.sum()), 'picture')} left out: their patients are in another part of "
         "the run's split"
     ]
+
+
+def _lines(text: str) -> list[str]:
+    return text.split("\n") if text else []

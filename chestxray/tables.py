@@ -59,14 +59,20 @@ def find_tables(folder: Path) -> list[Path]:
         FileNotFoundError: there is none.
         ValueError: a file bears the name of a label table and is none.
     """
-    for pattern in ("*", "*/*"):
-        files = sorted(p for p in folder.glob(pattern) if _is_csv(p))
+    for level in ([folder], folders_below(folder)):
+        files = sorted(path for place in level for path in place.iterdir() if _is_csv(path))
         tables = [path for path in files if _is_table(path)]
         if tables:
             return tables
     raise FileNotFoundError(
         f"no label table (such as Data_Entry_2017.csv) in {folder} or one level below"
     )
+
+
+def folders_below(folder: Path) -> list[Path]:
+    """The folders in a folder, without the litter that systems and editors leave."""
+    names = sorted(path for path in folder.iterdir() if path.is_dir())
+    return [path for path in names if not path.name.startswith((".", "__MACOSX"))]
 
 
 def read_tables(paths: list[Path]) -> Table:
@@ -86,7 +92,11 @@ def read_tables(paths: list[Path]) -> Table:
                 "more rows holds"
             )
         rows = pd.concat([rows, table.rows[~table.rows["image"].isin(rows["image"])]])
-    fingerprint = {name: digest for table in tables for name, digest in table.fingerprint.items()}
+    fingerprint: dict[str, str] = {}
+    for number, table in enumerate(tables, start=1):
+        for name, digest in table.fingerprint.items():
+            clash = fingerprint.get(name, digest) != digest
+            fingerprint[f"{name} ({number})" if clash else name] = digest
     return Table(rows.reset_index(drop=True), fingerprint, notes)
 
 
@@ -107,11 +117,13 @@ def read_table(path: Path) -> Table:
             keep_default_na=False,  # else the texts NA and None become NaN
             index_col=False,  # else a field too many on every row shifts the columns
             encoding="utf-8-sig",
+            skip_blank_lines=False,  # so that a row's index gives its line
         )
     except (pd.errors.ParserError, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: {error}") from error
     text = text.fillna("").rename(columns={theirs: ours for ours, theirs in columns.items()})
     text = text.apply(lambda column: column.str.strip())
+    text = text[(text["image"] != "") | (text["labels"] != "")]  # blank lines, an Excel's last row
 
     _check_names(path, text["image"])
     targets, notes = _encode_column(path, text["labels"], text["image"])
@@ -119,7 +131,7 @@ def read_table(path: Path) -> Table:
     rows["age"] = _ages(text["age"]) if "age" in text else np.nan
     rows["sex"] = text["sex"] if "sex" in text else ""
     rows["view"] = text["view"] if "view" in text else ""
-    rows = pd.concat([rows, pd.DataFrame(targets, columns=list(CLASSES))], axis=1)
+    rows[list(CLASSES)] = pd.DataFrame(targets, index=rows.index, columns=list(CLASSES))
     rows, repeated = _drop_repeats(path, rows)
     if repeated:
         notes.append(
@@ -136,7 +148,10 @@ def _is_csv(path: Path) -> bool:
 def _is_table(path: Path) -> bool:
     if _TABLE_NAME.search(path.name):
         return True  # what is wrong with it is said when it is read
-    header = _header(_unpacked(path, most=1 << 16))
+    try:
+        header = _header(_unpacked(path, most=1 << 16))
+    except ValueError:  # a damaged archive of something else
+        return False
     return all(name in _named_columns(header) for name in _NEEDED)
 
 
@@ -149,8 +164,11 @@ def _unpacked(path: Path, most: int = -1) -> bytes:
 
 
 def _header(content: bytes) -> list[str]:
-    first = content.partition(b"\n")[0].decode("utf-8-sig", errors="replace")
-    return next(csv.reader([first.rstrip("\r")]), [])
+    first = re.split(rb"[\r\n]", content, maxsplit=1)[0].decode("utf-8-sig", errors="replace")
+    try:
+        return next(csv.reader([first]), [])
+    except csv.Error:  # a line too long for a header
+        return []
 
 
 def _named_columns(header: list[str]) -> dict[str, str]:
@@ -169,26 +187,25 @@ def _columns(path: Path, content: bytes) -> dict[str, str]:
     columns = _named_columns(header)
     if all(name in columns for name in _NEEDED):
         return columns
-    if len(header) == 1 and re.search("[;\t]", header[0]):
-        separator = "tab" if "\t" in header[0] else "semicolon"
-        raise ValueError(
-            f"{path} has one column: it is separated by {separator}; save it with commas"
-        )
+    line = ",".join(header)
+    for separator, name in ((";", "semicolon"), ("\t", "tab")):
+        if line.count(separator) > line.count(","):
+            raise ValueError(f"{path} is separated by {name}; save it with commas")
     raise ValueError(
         f"{path} is no label table: it needs columns Image Index and Finding Labels and has "
         f"{listed(header) or 'none'}"
     )
 
 
-def _lines(rows: pd.Series | np.ndarray) -> list[int]:
+def _lines(mask: pd.Series) -> list[int]:
     """Line numbers in the file of the rows where a mask is true (the header is line 1)."""
-    return (np.flatnonzero(rows) + 2).tolist()
+    return (mask.index[mask] + 2).tolist()
 
 
 def _check_names(path: Path, names: pd.Series) -> None:
-    # A name is later looked for below the data folder and written into a CSV that a spreadsheet may
-    # open: no path, no NUL, nothing that a spreadsheet takes for a formula.
-    good = names.str.fullmatch(r"[^-=+@\t/\\\0][^/\\\0]*")
+    # A name is later looked for below the data folder, kept in files of one name a line, and
+    # written into a CSV that a spreadsheet may open: no path, no control character, no formula.
+    good = names.str.fullmatch(r"[^-=+@/\\][^/\\]*") & names.map(str.isprintable).astype(bool)
     if not good.all():
         faults = [
             f"line {line}: {name!r}" for line, name in zip(_lines(~good), names[~good], strict=True)
@@ -210,7 +227,7 @@ def _encode_column(path: Path, texts: pd.Series, names: pd.Series) -> tuple[np.n
             continue
         spellings.update({s: canonical(s) for s in split_labels(text) if s not in CLASSES})
     if reasons:
-        bad = np.isin(codes, list(reasons))
+        bad = pd.Series(np.isin(codes, list(reasons)), index=names.index)
         faults = [
             f"line {line} ({name}): {reasons[code]}"
             for line, name, code in zip(_lines(bad), names[bad], codes[bad], strict=True)
@@ -232,7 +249,7 @@ def _patients(path: Path, text: pd.DataFrame) -> pd.Series:
         patients = patients.where(patients != "", from_name)
     else:
         patients = from_name
-    unknown = patients == ""
+    unknown = (patients == "") | ~patients.map(str.isprintable).astype(bool)
     if unknown.any():
         raise ValueError(
             f"{path}: {counted(int(unknown.sum()), 'row')} without a patient (lines "
@@ -243,8 +260,8 @@ def _patients(path: Path, text: pd.DataFrame) -> pd.Series:
 
 
 def _ages(texts: pd.Series) -> pd.Series:
-    """`058Y`, `013M`, `001D`, `58` in years; NaN for what is none or above 120."""
-    parts = texts.str.upper().str.extract(r"^(\d{1,4})([YMD]?)$")
+    """`058Y`, `013M`, `001D`, `58`, `58.0` in years; NaN for what is none or above 120."""
+    parts = texts.str.upper().str.extract(r"^(\d{1,4})(?:\.0)?([YMD]?)$")
     years = pd.to_numeric(parts[0]) * parts[1].map(_YEARS)
     return years.where(years <= _OLDEST)
 
@@ -254,13 +271,13 @@ def _drop_repeats(path: Path, rows: pd.DataFrame) -> tuple[pd.DataFrame, int]:
     repeats = rows.duplicated("image")
     if not repeats.any():
         return rows, 0
-    unequal = rows.drop_duplicates(["image", *CLASSES]).loc[
+    unequal = rows.drop_duplicates(["image", "patient", *CLASSES]).loc[
         lambda r: r.duplicated("image", keep=False)
     ]
     if len(unequal):
         faults = [f"line {index + 2}: {name}" for index, name in unequal["image"].items()]
         raise ValueError(
             f"{path}: {counted(unequal['image'].nunique(), 'picture')} twice with different "
-            f"labels\n{listed(faults)}"
+            f"labels or patients\n{listed(faults)}"
         )
     return rows[~repeats].reset_index(drop=True), int(repeats.sum())

@@ -1,0 +1,1 @@
+"""What the project promises about time, measured: `python -m benchmarks.<name>`."""

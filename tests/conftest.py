@@ -1,0 +1,59 @@
+"""Data that the tests share: drawn pictures, real ones where they are at hand, and the door."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+SHARED = ROOT.parent / "shared"
+sys.path.insert(0, str(ROOT))
+
+from chestxray.phantom import draw_dataset  # noqa: E402
+
+
+@pytest.fixture(scope="session")
+def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data folder of 60 drawn pictures of 64 px, with table and both lists."""
+    folder = tmp_path_factory.mktemp("drawn")
+    draw_dataset(folder, n=60, size=64, seed=1)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def nih() -> Path:
+    """The real pictures; tests that need them skip where they are not."""
+    return _shared("nih")
+
+
+@pytest.fixture(scope="session")
+def nih_originals() -> Path:
+    return _shared("nih-originals")
+
+
+@pytest.fixture(scope="session")
+def nih_tables() -> Path:
+    return _shared("nih-tables")
+
+
+def _shared(name: str) -> Path:
+    if not (SHARED / name).is_dir():
+        pytest.skip(f"../shared/{name} is not here: no real pictures or tables")
+    return SHARED / name
+
+
+@pytest.fixture
+def chest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
+    """main.py as a function of its words, in an empty working folder; returns the exit code."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*words: object) -> int:
+        import main
+
+        try:
+            return main.main([str(word) for word in words])
+        except SystemExit as leaving:
+            return int(leaving.code or 0)
+
+    return call

@@ -1,0 +1,97 @@
+"""The documented commands, typed as they stand in the README, on drawn pictures."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import ROOT
+from torchvision.models import resnet50
+
+from chestxray import checkpoint
+from chestxray.phantom import draw_dataset
+from chestxray.scores import read_scores
+
+COMMANDS = (
+    "python main.py --bs 32 --lr 1e-4",
+    "python main.py --resume --ckpt stage1_0001_04.pth --stage 2 --bs 32 --lr 1e-4",
+    "python main.py --test --ckpt stage1_0001_08.pth",
+)
+
+
+@pytest.mark.timeout(900)
+def test_the_documented_commands_work_as_typed_and_in_this_order(tmp_path: Path) -> None:
+    # A checkout: the program, pictures in data/, and in torch's cache a file of ImageNet weights,
+    # here random ones, since test machines may reach no network.
+    for name in ("main.py", "chestxray"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    draw_dataset(tmp_path / "data", n=30, size=64)
+    (tmp_path / "home/hub/checkpoints").mkdir(parents=True)
+    torch.save(resnet50().state_dict(), tmp_path / "home/hub/checkpoints/resnet50-0676ba61.pth")
+    environment = os.environ | {"TORCH_HOME": str(tmp_path / "home")}
+
+    said = []
+    for command in COMMANDS:
+        assert command in (ROOT / "README.md").read_text()
+        words = [sys.executable, *command.split()[1:]]
+        done = subprocess.run(
+            words,
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+            stdin=subprocess.DEVNULL,
+        )
+        assert done.returncode == 0, done.stderr
+        assert "Traceback" not in done.stderr and "Warning" not in done.stderr
+        said.append(done.stdout)
+
+    written = {path.name for path in (tmp_path / "checkpoints").iterdir() if path.name[0] != "."}
+    assert written == {
+        *(f"stage1_0001_{n:02d}.pth" for n in (1, 2, 3, 4)),
+        *(f"stage2_0001_{n:02d}.pth" for n in (5, 6, 7, 8)),
+        *("last.pth", "best.pth", "log.jsonl", "curves.png"),
+        *("stage2_0001_08_test_scores.csv", "stage2_0001_08_test_metrics.json"),
+    }
+    assert all("0 patients shared" in text for text in said)
+    assert "stage1_0001_08.pth is not there" in said[2]
+    assert "stage2_0001_08.pth is epoch 08 of a run that began as stage 1" in said[2]
+    assert "findings" in said[2].splitlines()[-4]
+    wrote = [line.removeprefix("wrote ") for line in said[2].splitlines() if line[:6] == "wrote "]
+    assert [(tmp_path / name).is_file() for name in wrote] == [True, True]
+
+    log = [
+        json.loads(line) for line in (tmp_path / "checkpoints/log.jsonl").read_text().splitlines()
+    ]
+    assert [(record["stage"], record["epoch"]) for record in log] == [
+        *((1, n) for n in (1, 2, 3, 4)),
+        *((2, n) for n in (5, 6, 7, 8)),
+    ]
+    assert len({record["run_id"] for record in log}) == 1
+    table = read_scores(tmp_path / wrote[0])
+    assert table.images.tolist() == sorted((tmp_path / "data/test_list.txt").read_text().split())
+
+    first = checkpoint.load(tmp_path / "checkpoints/stage1_0001_04.pth")["model"]
+    second = checkpoint.load(tmp_path / "checkpoints/stage2_0001_08.pth")["model"]
+    for name, value in first.items():
+        trained = name.startswith(("layer3", "layer4", "fc"))
+        assert torch.equal(value, second[name]) != trained, name
+
+
+def test_the_output_can_be_piped_and_a_kill_leaves_a_run_that_goes_on(
+    tmp_path: Path, drawn: Path
+) -> None:
+    main = [sys.executable, str(ROOT / "main.py")]
+    begin = [*main, "--data_path", str(drawn), "--weights", "none", "--size", "32", "--bs", "16"]
+    with subprocess.Popen(begin, cwd=tmp_path, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if line.startswith("epoch 1/4"):
+                process.kill()
+                break
+    done = subprocess.run([*main, "--resume"], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert checkpoint.load(tmp_path / "checkpoints/last.pth")["epochs_done"] == 4

@@ -1,0 +1,32 @@
+"""`make demo` from drawing to scores: minutes, so it runs with `make test-slow`."""
+
+import json
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import ROOT
+
+from chestxray.labels import FINDINGS
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1500)
+def test_the_demo_learns_from_drawn_pictures_and_says_where_everything_lies(tmp_path: Path) -> None:
+    done = subprocess.run(
+        ["make", "demo", f"DEMO_DATA={tmp_path}/drawn", f"DEMO_OUT={tmp_path}/out"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    print(done.stdout)
+    metrics = json.loads((tmp_path / "out/stage2_0005_06_test_metrics.json").read_text())
+    rows = [metrics["classes"][name] for name in FINDINGS]
+    areas = [row["auc"] for row in rows if row["positives"] >= 5]
+    assert len(areas) >= 10
+    assert np.mean(areas) > 0.75
+    last = done.stdout.strip().splitlines()[-2:]
+    assert all(Path(line.removeprefix("wrote ")).is_file() for line in last)
+    assert "drawn" in done.stdout

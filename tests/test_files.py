@@ -1,0 +1,158 @@
+"""Files that are whole or not there, second names, and the lock on a folder."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+from chestxray.files import folder_lock, link_or_copy, whole_file
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from chestxray.files import folder_lock
+with folder_lock(Path(sys.argv[1]), wait=False):
+    print("held", flush=True)
+    time.sleep(float(sys.argv[2]))
+    Path(sys.argv[3]).touch()
+"""
+
+
+def held(folder: Path, seconds: float, left: Path) -> subprocess.Popen:
+    """Another process that holds the folder, and makes the file `left` just before it lets go."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(folder), str(seconds), str(left)],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "held\n"
+    process.stdout.close()
+    return process
+
+
+def names(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+def test_a_file_has_its_name_only_when_it_is_whole(tmp_path: Path) -> None:
+    path = tmp_path / "new folder" / "file.txt"
+    with whole_file(path) as file:
+        file.write("é\n")
+        file.flush()
+        assert not path.exists()
+    assert path.read_bytes() == "é\n".encode()
+    with open(path, "rb") as reader:
+        with whole_file(path, "wb") as file:
+            file.write(b"new\r\n")
+            file.flush()
+            assert path.read_bytes() == "é\n".encode()
+        assert reader.read() == "é\n".encode()  # who reads the old file keeps it
+    assert path.read_bytes() == b"new\r\n"
+    assert names(path.parent) == {"file.txt"}
+
+
+@pytest.mark.parametrize("fault", [ValueError, KeyboardInterrupt, SystemExit])
+def test_an_exception_in_the_block_leaves_the_old_file_and_no_other(
+    tmp_path: Path, fault: type[BaseException]
+) -> None:
+    path = tmp_path / "file.txt"
+    path.write_text("old")
+    with pytest.raises(fault), whole_file(path) as file:
+        file.write("new")
+        raise fault
+    assert path.read_text() == "old"
+    assert names(tmp_path) == {"file.txt"}
+
+
+def test_a_process_killed_in_the_block_leaves_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "file.txt"
+    path.write_text("old")
+    program = """
+import os, signal, sys
+from pathlib import Path
+from chestxray.files import whole_file
+with whole_file(Path(sys.argv[1])) as file:
+    file.write("new")
+    file.flush()
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+    killed = subprocess.run([sys.executable, "-c", program, str(path)], cwd=ROOT)
+    assert killed.returncode == -signal.SIGKILL
+    assert path.read_text() == "old"
+
+
+def test_a_new_file_has_the_permissions_of_the_umask(tmp_path: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        with whole_file(tmp_path / "file.txt") as file:
+            file.write("new")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "file.txt").stat().st_mode & 0o777 == 0o640
+
+
+def without_links(*_: object) -> None:
+    raise OSError("this file system has no hard links")
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_a_finished_file_gets_a_second_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, links: bool
+) -> None:
+    if not links:
+        monkeypatch.setattr(os, "link", without_links)
+    source, target = tmp_path / "epoch.pth", tmp_path / "last.pth"
+    source.write_bytes(bytes(range(256)))
+    target.write_text("what bore the name before")
+    for _ in range(2):  # the second time it bears the name already
+        link_or_copy(source, target)
+        assert target.read_bytes() == bytes(range(256))
+        assert target.samefile(source) == links
+        assert names(tmp_path) == {"epoch.pth", "last.pth"}
+    with whole_file(source) as file:
+        file.write("next epoch")
+    assert target.read_bytes() == bytes(range(256))
+
+
+def test_a_file_that_is_not_there_gets_no_second_name(tmp_path: Path) -> None:
+    (tmp_path / "last.pth").write_text("old")
+    with pytest.raises(FileNotFoundError, match="epoch.pth"):
+        link_or_copy(tmp_path / "epoch.pth", tmp_path / "last.pth")
+    assert (tmp_path / "last.pth").read_text() == "old"
+    assert names(tmp_path) == {"last.pth"}
+
+
+def test_a_second_holder_is_told_who_the_first_is_until_that_one_is_killed(tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+    first = held(folder, seconds=60, left=tmp_path / "left")
+    try:
+        with pytest.raises(BlockingIOError, match=rf"in use by process {first.pid} since \d{{4}}-"):
+            with folder_lock(folder, wait=False):
+                pass
+    finally:
+        first.kill()
+        first.wait()
+    with folder_lock(folder, wait=False):
+        assert (folder / ".holder").read_text().startswith(f"process {os.getpid()} ")
+    assert not (folder / ".holder").exists()
+
+
+def test_a_second_holder_may_wait(tmp_path: Path) -> None:
+    first = held(tmp_path / "folder", seconds=0.4, left=tmp_path / "left")
+    assert not (tmp_path / "left").exists()
+    with folder_lock(tmp_path / "folder", wait=True):
+        assert (tmp_path / "left").exists()
+    assert first.wait() == 0
+
+
+def test_an_exception_in_the_block_frees_the_folder(tmp_path: Path) -> None:
+    with pytest.raises(ValueError), folder_lock(tmp_path, wait=False):
+        raise ValueError
+    with folder_lock(tmp_path, wait=False):
+        pass

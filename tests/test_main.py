@@ -1,0 +1,436 @@
+"""The door: what is typed, what is refused, and runs from end to end on drawn pictures."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from conftest import ROOT
+from sklearn.metrics import average_precision_score, roc_auc_score
+
+from chestxray import checkpoint, progress, run
+from chestxray.labels import CLASSES, FINDINGS
+from chestxray.scores import read_scores
+
+Chest = Callable[..., int]
+# A run of seconds: drawn pictures, small, from random weights.
+SMALL = ("--weights", "none", "--size", 32, "--bs", 16)
+
+
+def one_or_two_lines(text: str) -> bool:
+    return 1 <= len(text.strip().splitlines()) <= 2 and "Traceback" not in text
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("--stage 7", "--stage: invalid choice: 7"),
+        ("--stage 2", "--stage 2 goes on from a checkpoint: add --resume --ckpt FILE"),
+        ("--stage 2 --test --ckpt a.pth", "--stage 2 goes on"),
+        ("--resume --test --ckpt a.pth", "give one of them"),
+        ("--resume a.pth --ckpt b.pth", "name two checkpoints"),
+        ("--test", "--test needs --ckpt FILE"),
+        ("--ckpt a.pth", "--ckpt goes with --resume"),
+        ("--lr nan", "'nan' is not a learning rate, 0 < lr < 1"),
+        ("--lr 0", "'0' is not a learning rate, 0 < lr < 1"),
+        ("--lr 1", "'1' is not a learning rate"),
+        ("--lr 2", "'2' is not a learning rate, 0 < lr < 1"),
+        ("--lr x", "'x' is not a learning rate"),
+        ("--bs 0", "'0' is not a whole number, at least 1"),
+        ("--bs 2.5", "'2.5' is not a whole number"),
+        ("--epochs 0", "at least 1"),
+        ("--size 8", "32 to 4096"),
+        ("--save-minutes inf", "'inf' is not a number of minutes"),
+        ("--workers -1", "0 to 1024"),
+        ("--ci 100", "--ci goes with --test"),
+        ("--split val", "--split goes with --test"),
+        ("--loss_func MSE", "invalid choice: 'MSE'"),
+        ("--epoch 3", "unknown argument --epoch; did you mean --epochs?"),
+        ("--datapath x", "did you mean --data-path?"),
+        ("--los-func BCE", "did you mean --loss-func?"),
+        ("hello", "unknown argument hello"),
+    ],
+)
+def test_wrong_usage_is_one_line_and_exit_2(
+    chest: Chest, capsys: pytest.CaptureFixture[str], words: str, message: str
+) -> None:
+    assert chest(*words.split()) == 2
+    said = capsys.readouterr()
+    assert message in said.err
+    assert one_or_two_lines(said.err) and said.out == ""
+    assert os.listdir() == []
+
+
+@pytest.mark.parametrize("words", [["--help"], ["--stage", "7"], ["--test"], ["--epoch", "3"]])
+def test_help_and_wrong_usage_answer_before_torch_or_pandas_is_imported(words: list[str]) -> None:
+    code = (
+        "import sys, main\n"
+        f"sys.argv = ['main.py', *{words!r}]\n"
+        "try: main.main()\n"
+        "except SystemExit: pass\n"
+        "assert not {'torch', 'pandas', 'numpy', 'PIL'} & set(sys.modules), 'imported'"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_help_shows_every_group_default_and_the_examples(
+    chest: Chest, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert chest("--help") == 0
+    text = capsys.readouterr().out
+    for part in ("data:", "model:", "training:", "evaluation:", "machine:"):
+        assert part in text
+    for line in (
+        "python main.py --bs 32 --lr 1e-4 ",
+        "python main.py --resume --ckpt stage1_0001_04.pth --stage 2 --bs 32 --lr 1e-4",
+        "python main.py --test --ckpt stage1_0001_08.pth ",
+    ):
+        assert line in text
+    assert text.count("(default: ") >= 16
+
+
+def test_every_long_flag_may_be_written_with_dashes_or_underscores() -> None:
+    import main
+
+    for dashed in ("--data-path", "--split-seed", "--loss-func", "--output-dir", "--batch-size"):
+        value = {"--split-seed": "7", "--loss-func": "BCE", "--batch-size": "7"}.get(dashed, "my_x")
+        for flag in (dashed, dashed.replace("-", "_").replace("__", "--")):
+            for words in ([flag, value], [f"{flag}={value}"]):
+                _, typed = main.build_parser().parse(words)
+                assert [str(v) for v in typed.values()] == [value], words
+
+
+def test_only_what_was_typed_counts_as_typed() -> None:
+    import main
+
+    _, typed = main.build_parser().parse(["--bs", "32", "--resume", "--ckpt", "a_b.pth"])
+    assert typed == {"bs": 32, "resume": True, "ckpt": "a_b.pth"}
+
+
+def test_an_empty_data_folder_is_answered_with_both_ways_out(
+    chest: Chest, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "data").mkdir()
+    for words in ((), ("--data_path", "nowhere")):
+        assert chest(*words) == 1
+        said = capsys.readouterr().err
+        assert "README.md" in said and "make demo" in said
+        assert one_or_two_lines(said)
+
+
+def test_a_checkpoint_that_is_not_there_is_answered_with_what_is(
+    chest: Chest, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints/stage1_0001_03.pth").write_bytes(b"")
+    for words in (["--test", "--ckpt", "stage1_0001_04.pth"], ["-r", "stage1_0001_04.pth"]):
+        assert chest(*words) == 1
+        said = capsys.readouterr().err
+        assert "stage1_0001_04.pth is not there" in said and "there is stage1_0001_03.pth" in said
+        assert one_or_two_lines(said)
+
+
+def test_a_bare_resume_without_any_checkpoint_is_a_fault(
+    chest: Chest, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert chest("--resume") == 1
+    assert "--resume finds no checkpoint in checkpoints" in capsys.readouterr().err
+
+
+def test_debug_shows_the_traceback(chest: Chest) -> None:
+    with pytest.raises(FileNotFoundError):
+        chest("--debug")
+
+
+def tensors(path: Path) -> dict[str, torch.Tensor]:
+    """Every tensor of a checkpoint, weights and moments, by a name."""
+    held = checkpoint.load(path)
+    moments = {
+        f"{key}.{name}": value
+        for key, state in held["optimizer"]["state"].items()
+        for name, value in state.items()
+    }
+    return {**held["model"], **moments}
+
+
+def figures(folder: Path) -> list[dict[str, object]]:
+    """The log without what no two runs share."""
+    own = ("seconds", "run_id")
+    return [
+        {k: v for k, v in record.items() if k not in own}
+        for record in run.read_log(folder / "log.jsonl")
+    ]
+
+
+def assert_same_tensors(first: Path, second: Path) -> None:
+    ours, theirs = tensors(first), tensors(second)
+    assert ours.keys() == theirs.keys()
+    for name, value in ours.items():
+        assert torch.equal(value, theirs[name]), name
+
+
+@pytest.fixture(scope="module")
+def two_epochs(drawn: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The output folder of two epochs in one go, and of a test of them."""
+    import main
+
+    out = tmp_path_factory.mktemp("two") / "out"
+    common = ["--output-dir", str(out), "--cache-dir", str(out.parent / "cache")]
+    words = ["--data_path", drawn, *SMALL, "--epochs", 2, *common]
+    assert main.main([str(word) for word in words]) == 0
+    assert main.main(["--test", "--ckpt", "last.pth", "--ci", "5", *common]) == 0
+    yield out
+    shutil.rmtree(out)
+
+
+@pytest.mark.parametrize("workers", [0, 1, 2])
+def test_the_same_command_gives_the_same_bits_whatever_the_workers(
+    chest: Chest, drawn: Path, two_epochs: Path, workers: int
+) -> None:
+    assert chest("--data_path", drawn, *SMALL, "--epochs", 2, "--workers", workers) == 0
+    assert chest("--test", "--ckpt", "last.pth", "--workers", workers) == 0
+    assert_same_tensors(two_epochs / "stage1_0001_02.pth", Path("checkpoints/stage1_0001_02.pth"))
+    assert figures(two_epochs) == figures(Path("checkpoints"))
+    ours, theirs = (p / "last_test_scores.csv" for p in (two_epochs, Path("checkpoints")))
+    assert ours.read_bytes() == theirs.read_bytes()
+    shutil.rmtree("checkpoints")
+
+
+def test_one_epoch_and_a_resumed_one_equal_two_in_one_go(
+    chest: Chest, drawn: Path, two_epochs: Path
+) -> None:
+    assert chest("--data_path", drawn, *SMALL, "--epochs", 1, "--no-cache") == 0
+    assert chest("--resume", "--epochs", 1, "--no-cache") == 0
+    assert_same_tensors(two_epochs / "stage1_0001_02.pth", Path("checkpoints/stage1_0001_02.pth"))
+    assert figures(two_epochs) == figures(Path("checkpoints"))
+    shutil.rmtree("checkpoints")
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+def test_a_stopped_run_says_how_to_go_on_and_goes_on_exactly(
+    chest: Chest,
+    drawn: Path,
+    two_epochs: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    signum: signal.Signals,
+) -> None:
+    plain_advance = progress.Progress.advance
+
+    def signal_in_second_batch(self: progress.Progress, pictures: int, loss: float | None = None):
+        plain_advance(self, pictures, loss)
+        if loss is not None and self.title == "epoch 2/2" and self.done == 32:
+            os.kill(os.getpid(), signum)
+
+    monkeypatch.setattr(progress.Progress, "advance", signal_in_second_batch)
+    assert chest("--data_path", drawn, *SMALL, "--epochs", 2) == 128 + signum
+    said = capsys.readouterr()
+    assert "after 1 epoch and 32 pictures of the next" in said.out
+    assert "python main.py --resume" in said.out
+    assert one_or_two_lines(said.err)
+    monkeypatch.setattr(progress.Progress, "advance", plain_advance)
+    assert chest("--resume") == 0
+    assert_same_tensors(two_epochs / "stage1_0001_02.pth", Path("checkpoints/stage1_0001_02.pth"))
+    assert figures(two_epochs) == figures(Path("checkpoints"))
+    shutil.rmtree("checkpoints")
+
+
+def test_a_signal_before_the_first_batch_leaves_no_checkpoint(
+    chest: Chest, drawn: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def signal_at_once(self: progress.Progress, pictures: int, loss: float | None = None) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(progress.Progress, "advance", signal_at_once)  # while decoding
+    assert chest("--data_path", drawn, *SMALL) == 143
+    assert not list(Path("checkpoints").glob("[!.]*"))
+
+
+def test_the_figures_are_scikit_learns_on_the_exported_csv(
+    drawn: Path, two_epochs: Path, chest: Chest, capsys: pytest.CaptureFixture[str]
+) -> None:
+    csv = two_epochs / "last_test_scores.csv"
+    frame = pd.read_csv(csv)
+    found = json.loads((two_epochs / "last_test_metrics.json").read_text())
+    assert chest("--test", "--ckpt", two_epochs / "last.pth", "--output-dir", two_epochs) == 0
+    printed = capsys.readouterr().out
+    areas, precisions = [], []
+    for name in CLASSES:
+        y, p = frame[f"y_{name}"], frame[f"p_{name}"].astype(np.float32)
+        row = found["classes"][name]
+        assert row["positives"] == y.sum() and row["negatives"] == len(y) - y.sum()
+        if name in found["undefined"]:
+            assert row["auc"] is None and row["ap"] is None and y.nunique() == 1
+            continue
+        assert row["auc"] == pytest.approx(roc_auc_score(y, p), abs=1e-9)
+        assert row["ap"] == pytest.approx(average_precision_score(y, p), abs=1e-9)
+        line = next(line for line in printed.splitlines() if f"{row['auc']:.3f}" in line)
+        assert f"{row['ap']:.3f}" in printed and line
+        if name in FINDINGS:
+            areas.append(row["auc"])
+            precisions.append(row["ap"])
+    assert found["mean_auc"] == pytest.approx(np.mean(areas), abs=1e-9)
+    assert found["mean_ap"] == pytest.approx(np.mean(precisions), abs=1e-9)
+    assert f"mean of {len(areas)} of 14 findings" in printed
+    assert found["intervals"] is not None or "--ci" not in printed
+
+
+def test_the_scores_csv_holds_each_test_picture_once_with_the_labels_of_the_table(
+    drawn: Path, two_epochs: Path
+) -> None:
+    table = read_scores(two_epochs / "last_test_scores.csv")
+    wanted = sorted((drawn / "test_list.txt").read_text().split())
+    assert table.images.tolist() == wanted
+    assert set(table.splits) == {"test"}
+    labels = pd.read_csv(drawn / "Data_Entry_2017.csv", index_col=False).set_index("Image Index")
+    for name, target in zip(table.images, table.targets, strict=True):
+        assert (
+            "|".join(c for c, y in zip(CLASSES, target, strict=True) if y)
+            == (labels.loc[name, "Finding Labels"])
+        )
+    np.testing.assert_allclose(table.scores, 1 / (1 + np.exp(-table.logits)), rtol=1e-5)
+
+
+def test_the_checkpoint_has_the_documented_keys_and_plain_values_only(two_epochs: Path) -> None:
+    held = torch.load(two_epochs / "last.pth", weights_only=True)
+    keys = """format run_id arch classes stage lr epochs_done epochs_planned pictures_done loss_sum
+    seconds_done parent split size mean std args model optimizer history versions threads table"""
+    assert set(held) == set(keys.split())
+    assert held["args"]["bs"] == 16 and "workers" not in held["args"]
+    assert held["table"]["labels"].keys() == set(CLASSES)
+
+
+def test_resume_keeps_what_is_not_typed_and_prints_what_differs(
+    chest: Chest, two_epochs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(two_epochs, "checkpoints")
+    words = ("--resume", "--ckpt", "stage1_0001_01.pth", "--no-cache")
+    assert chest(*words, "--lr", "3e-4", "--loss_func", "BCE") == 0
+    said = capsys.readouterr().out
+    assert "--lr 0.0003 instead of the checkpoint's 0.0001" in said
+    assert "--loss-func BCE instead of the checkpoint's FocalLoss" in said
+    held = checkpoint.load(Path("checkpoints/stage1_0003_02.pth"))
+    assert (held["epochs_done"], held["epochs_planned"]) == (2, 2)
+    assert held["optimizer"]["param_groups"][0]["lr"] == 3e-4
+    assert held["args"]["bs"] == 16
+    for flag in ("--size", "--seed", "--split-seed"):
+        assert chest(*words, flag, 64) == 2
+        assert f"{flag} 64 is not the checkpoint's" in capsys.readouterr().err
+    shutil.rmtree("checkpoints")
+
+
+def test_a_bare_resume_of_a_finished_run_says_so_and_exits_0(
+    chest: Chest, two_epochs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert chest("--resume", "--output-dir", two_epochs) == 0
+    assert "nothing to finish" in capsys.readouterr().out
+
+
+def test_a_new_stage_freezes_takes_the_weights_along_and_begins_a_fresh_optimizer(
+    chest: Chest, two_epochs: Path
+) -> None:
+    shutil.copytree(two_epochs, "checkpoints")
+    assert chest("--resume", "--ckpt", "last.pth", "--stage", 4, "--epochs", 1, "--no-cache") == 0
+    before = checkpoint.load(Path("checkpoints/stage1_0001_02.pth"))
+    after = checkpoint.load(Path("checkpoints/stage4_0001_03.pth"))
+    for name, value in before["model"].items():
+        assert torch.equal(value, after["model"][name]) != name.startswith("fc."), name
+    assert len(after["optimizer"]["state"]) == 2
+    assert after["optimizer"]["state"][0]["step"] < before["optimizer"]["state"][0]["step"]
+    assert after["run_id"] == before["run_id"] and after["parent"] == "last.pth"
+    shutil.rmtree("checkpoints")
+
+
+def test_a_new_run_does_not_replace_another_ones_files_unasked(
+    chest: Chest, drawn: Path, two_epochs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = {p.name: p.stat().st_mtime_ns for p in two_epochs.glob("[!.]*")}
+    words = ("--data_path", drawn, *SMALL, "--output-dir", two_epochs)
+    assert chest(*words) == 1
+    said = capsys.readouterr().err
+    assert "--overwrite" in said and one_or_two_lines(said)
+    assert before == {p.name: p.stat().st_mtime_ns for p in two_epochs.glob("[!.]*")}
+
+
+def test_a_test_of_another_folder_leaves_out_patients_that_the_run_has_seen(
+    chest: Chest, drawn: Path, two_epochs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(drawn, "elsewhere")
+    for name in ("train_val_list.txt", "test_list.txt"):
+        os.remove(f"elsewhere/{name}")
+    seen = (drawn / "train_val_list.txt").read_text().split()[0]
+    shutil.copy(f"elsewhere/images/{seen}", f"elsewhere/images/{seen[:8]}_777.png")
+    shutil.copy(f"elsewhere/images/{seen}", "elsewhere/images/00009999_000.png")
+    with open("elsewhere/Data_Entry_2017.csv", "a") as table:
+        for name in (f"{seen[:8]}_777.png", "00009999_000.png"):
+            table.write(f"{name},Mass,000,{name[:8]},050Y,F,PA,64,64,0.1,0.1\n")
+    words = ("--test", "--ckpt", two_epochs / "last.pth", "--data_path", "elsewhere", "--no-cache")
+    assert chest(*words) == 0
+    said = capsys.readouterr().out
+    assert "1 picture left out: their patients are in another part" in said
+    assert "are not the ones of the checkpoint" in said and "Mass" in said
+    images = read_scores(Path("checkpoints/last_test_scores.csv")).images.tolist()
+    known = (drawn / "test_list.txt").read_text().split()
+    assert images == sorted([*known, "00009999_000.png"])
+
+
+def test_scores_of_something_else_are_not_replaced_unasked(
+    chest: Chest, two_epochs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("mine.csv").write_text("precious")
+    words = ("--test", "--ckpt", two_epochs / "last.pth", "--scores", "mine.csv", "--no-cache")
+    assert chest(*words) == 1
+    assert "mine.csv is there and not of this run" in capsys.readouterr().err
+    assert Path("mine.csv").read_text() == "precious"
+    assert chest(*words, "--overwrite", "--split", "all") == 0
+    assert len(read_scores(Path("mine.csv")).images) == 60
+    assert chest(*words, "--split", "val") == 0  # its own file by now
+
+
+def test_broken_pictures_stop_the_run_all_named_or_are_left_out(
+    chest: Chest, drawn: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(drawn, "data")
+    broken = sorted(Path("data/images").iterdir())[:2]
+    broken[0].write_bytes(b"<html>not found</html>")
+    broken[1].write_bytes(broken[1].read_bytes()[:900])
+    assert chest(*SMALL, "--epochs", 1) == 1
+    said = capsys.readouterr().err
+    assert "2 pictures cannot be read; --skip-bad-images leaves them out" in said
+    assert all(path.name in said for path in broken) and one_or_two_lines(said)
+    assert not list(Path("checkpoints").glob("*.pth"))
+    assert chest(*SMALL, "--epochs", 1, "--skip-bad-images") == 0
+    assert "2 pictures cannot be read" in capsys.readouterr().out
+    assert chest("--test", "--ckpt", "last.pth", "--split", "all") == 0
+    images = read_scores(Path("checkpoints/last_all_scores.csv")).images
+    assert len(images) == 58 and not {path.name for path in broken} & set(images)
+    shutil.rmtree("checkpoints")
+
+
+def test_one_run_at_a_time_holds_an_output_folder(
+    chest: Chest, drawn: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from chestxray.files import folder_lock
+
+    with folder_lock(Path("checkpoints"), wait=False):
+        assert chest("--data_path", drawn, *SMALL) == 1
+    assert f"in use by process {os.getpid()}" in capsys.readouterr().err
+
+
+def test_weights_from_a_file_start_the_run(chest: Chest, drawn: Path, two_epochs: Path) -> None:
+    start = two_epochs / "stage1_0001_01.pth"
+    words = ("--data_path", drawn, "--weights", start, "--size", 32, "--bs", 16, "--epochs", 1)
+    assert chest(*words, "--no-cache") == 0
+    began, ended = tensors(start), checkpoint.load(Path("checkpoints/last.pth"))["model"]
+    assert torch.equal(began["conv1.weight"], ended["conv1.weight"])  # frozen in stage 1
+    assert not torch.equal(began["layer4.0.conv1.weight"], ended["layer4.0.conv1.weight"])
+    shutil.rmtree("checkpoints")

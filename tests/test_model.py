@@ -1,0 +1,136 @@
+"""The network against torchvision's, what a stage freezes, and where first weights come from."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torchvision.models import resnet50
+
+from chestxray import model
+from chestxray.losses import FocalLoss
+
+IMAGES = torch.randn(4, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+TARGETS = torch.randint(0, 2, (4, 15), generator=torch.Generator().manual_seed(1)).float()
+
+
+def test_the_network_is_torchvisions_resnet50_with_another_head() -> None:
+    ours = model.build_model(15, seed=0).eval()
+    theirs = resnet50(num_classes=15).eval()
+    theirs.load_state_dict(ours.state_dict())
+    with torch.inference_mode():
+        torch.testing.assert_close(ours(IMAGES), theirs(IMAGES), rtol=1e-4, atol=1e-4)
+
+
+def test_the_same_seed_gives_the_same_weights_and_leaves_torchs_generator_alone() -> None:
+    before = torch.get_rng_state()
+    first, same, other = (model.build_model(15, seed).state_dict() for seed in (3, 3, 4))
+    assert all(torch.equal(first[name], same[name]) for name in first)
+    assert not torch.equal(first["fc.weight"], other["fc.weight"])
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_a_body_is_taken_over_without_its_head() -> None:
+    body = resnet50(num_classes=1000).state_dict()
+    ours = model.build_model(15, seed=0, body=body).state_dict()
+    fresh = model.build_model(15, seed=0).state_dict()
+    assert all(torch.equal(ours[n], body[n]) for n in body if not n.startswith("fc."))
+    assert torch.equal(ours["fc.weight"], fresh["fc.weight"])
+
+
+@pytest.mark.parametrize("stage", model.STAGES)
+def test_frozen_parts_are_the_same_bits_after_training_and_the_others_are_not(stage: int) -> None:
+    network = model.build_model(15, seed=0)
+    network.set_trainable(model.trainable_parts(stage, from_scratch=False))
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    optimizer = torch.optim.Adam(network.trainable_parameters(), lr=1e-3)
+    network.train()
+    for _ in range(2):
+        optimizer.zero_grad()
+        FocalLoss()(network(IMAGES), TARGETS).backward()
+        optimizer.step()
+    for name, value in network.state_dict().items():
+        frozen = name.partition(".")[0] not in model.STAGES[stage]
+        assert torch.equal(value, before[name]) == frozen, name
+
+
+@pytest.mark.parametrize("stage", model.STAGES)
+def test_the_optimizer_gets_the_parameters_of_the_stage_and_no_other(stage: int) -> None:
+    network = model.build_model(15, seed=0)
+    network.set_trainable(model.trainable_parts(stage, from_scratch=False))
+    given = {id(parameter) for parameter in network.trainable_parameters()}
+    for name, parameter in network.named_parameters():
+        assert (id(parameter) in given) == (name.partition(".")[0] in model.STAGES[stage]), name
+
+
+def test_without_pretrained_weights_stage_1_trains_everything_and_stage_2_freezes() -> None:
+    network = model.build_model(15, seed=0)
+    network.set_trainable(model.trainable_parts(1, from_scratch=True))
+    assert len(network.trainable_parameters()) == len(list(network.parameters()))
+    assert model.trainable_parts(2, from_scratch=True) == model.STAGES[2]
+
+
+def test_logits_are_float32_in_bf16_too() -> None:
+    network = model.build_model(15, seed=0).eval()
+    with torch.inference_mode():
+        exact = network(IMAGES)
+        network.bf16 = True
+        rounded = network(IMAGES)
+    assert rounded.dtype == torch.float32
+    assert not torch.equal(exact, rounded)
+    torch.testing.assert_close(rounded, exact, rtol=0.1, atol=0.1)
+
+
+def test_weights_that_do_not_fit_are_refused_with_the_first_name_and_nothing_is_loaded() -> None:
+    network = model.build_model(15, seed=0)
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    good = {name: value + 1 for name, value in before.items()}
+    missing = {name: value for name, value in good.items() if name != "layer3.0.conv1.weight"}
+    for state, message in (
+        (missing, "misses layer3.0.conv1.weight"),
+        (good | {"extra": torch.zeros(1)}, "has besides extra"),
+        (good | {"fc.bias": torch.zeros(14)}, r"fc.bias is \(14,\), not \(15,\)"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            model.load_weights(network, state)
+    assert all(torch.equal(value, before[n]) for n, value in network.state_dict().items())
+
+
+def test_imagenet_weights_come_from_torchs_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    state = resnet50().state_dict()
+    (tmp_path / "hub/checkpoints").mkdir(parents=True)
+    torch.save(state, tmp_path / "hub/checkpoints/resnet50-0676ba61.pth")
+    assert torch.equal(
+        model.imagenet_weights()["layer4.2.conv3.weight"], state["layer4.2.conv3.weight"]
+    )
+
+
+def test_without_network_the_message_says_where_to_put_the_imagenet_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")  # where nobody listens
+    with pytest.raises(FileNotFoundError) as caught:
+        model.imagenet_weights()
+    for part in ("resnet50-0676ba61.pth", str(tmp_path), "--weights FILE", "--weights none"):
+        assert part in str(caught.value)
+    assert not list(tmp_path.rglob("*.p*"))
+
+
+def test_a_device_that_is_not_there_is_refused_and_auto_finds_one() -> None:
+    assert model.pick_device("cpu").type == "cpu"
+    assert model.pick_device("auto").type in ("cpu", "cuda", "mps")
+    absent = next(
+        name
+        for name, there in (
+            ("cuda", torch.cuda.is_available()),
+            ("mps", torch.backends.mps.is_available()),
+        )
+        if not there
+    )
+    with pytest.raises(ValueError, match=f"--device {absent}.*there is .*cpu"):
+        model.pick_device(absent)

@@ -1,0 +1,183 @@
+"""How a checkpoint is continued, whose files are whose, and what an epoch leaves behind."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from chestxray import checkpoint, run
+from chestxray.labels import CLASSES
+
+STORED = {"stage": 1, "bs": 32, "lr": 1e-4, "epochs": 4, "size": 224, "seed": 0, "split_seed": 0}
+STORED |= {"weights": "none", "data_path": "data", "max_per_class": 10000}
+
+
+def held(**changes: Any) -> dict[str, Any]:
+    """What continue_run reads of a checkpoint: a stage 1 that has done all its four epochs."""
+    base = {"run_id": "r", "stage": 1, "lr": 1e-4, "epochs_done": 4, "epochs_planned": 4}
+    base |= {"pictures_done": 0, "loss_sum": 0.0, "seconds_done": 0.0, "parent": None}
+    return base | {"history": [{"epoch": n} for n in range(1, 5)]} | changes
+
+
+def test_options_that_are_not_typed_come_from_the_checkpoint() -> None:
+    options = {name: "default" for name in STORED} | {"workers": 3}
+    assert run.restore_options(options, {}, STORED) == []
+    assert options == STORED | {"workers": 3}
+
+
+def test_typed_options_win_and_each_difference_is_said() -> None:
+    options: dict[str, Any] = {**STORED, "lr": 3e-4, "bs": 32}
+    said = run.restore_options(options, {"lr": 3e-4, "bs": 32}, STORED)
+    assert options["lr"] == 3e-4
+    assert said == ["--lr 0.0003 instead of the checkpoint's 0.0001"]
+
+
+@pytest.mark.parametrize("name", ["size", "seed", "split_seed"])
+def test_what_the_line_depends_on_cannot_be_changed(name: str) -> None:
+    with pytest.raises(ValueError, match=f"--{name.replace('_', '-')} 7 is not the checkpoint's"):
+        run.restore_options(dict(STORED), {name: 7}, STORED)
+    assert run.restore_options(dict(STORED), {name: STORED[name]}, STORED) == []
+
+
+def test_typed_weights_have_no_effect_and_that_is_said() -> None:
+    options: dict[str, Any] = dict(STORED, weights="imagenet")
+    said = run.restore_options(options, {"weights": "imagenet"}, STORED)
+    assert options["weights"] == "none"
+    assert len(said) == 1 and "has no effect" in said[0]
+
+
+@pytest.mark.parametrize(
+    ("changes", "stage", "more", "planned", "pictures"),
+    [
+        ({"epochs_done": 2, "pictures_done": 64}, 1, False, 4, 64),  # unfinished: to its end
+        ({"epochs_done": 2, "pictures_done": 64}, 1, True, 5, 64),  # --epochs counts from here
+        ({}, 1, False, 7, 0),  # finished: --epochs more
+        ({}, 1, True, 7, 0),
+        ({}, 2, False, 7, 0),  # another stage: a run of its own
+        ({"epochs_done": 2, "pictures_done": 64}, 2, False, 5, 0),  # ... between epochs
+    ],
+)
+def test_how_far_a_continued_run_goes(
+    changes: dict[str, Any], stage: int, more: bool, planned: int, pictures: int
+) -> None:
+    options = {"stage": stage, "lr": 1e-4, "epochs": 3}
+    found = run.continue_run(held(**changes), "a.pth", options, more)
+    assert found.epochs_planned == planned
+    assert found.pictures_done == pictures
+    assert found.run_id == "r"
+    assert len(found.history) == 4
+
+
+def test_a_run_remembers_the_checkpoint_that_it_began_from() -> None:
+    options = {"stage": 1, "lr": 1e-4, "epochs": 3}
+    unfinished = held(epochs_done=2, parent="before.pth")
+    assert run.continue_run(unfinished, "a.pth", options, False).parent == "before.pth"
+    assert run.continue_run(held(), "a.pth", options, False).parent == "a.pth"
+    assert run.continue_run(held(), "a.pth", options | {"stage": 2}, False).parent == "a.pth"
+
+
+class Workshop:
+    """A two-number network in an output folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.model = torch.nn.Linear(1, 1)
+        self.optimizer = torch.optim.Adam(self.model.parameters())
+        self.folder = run.RunFolder(folder, {"format": 1, "classes": list(CLASSES)})
+
+    def epoch(self, state: run.Run, auc: float | None) -> str:
+        state.loss_sum = 8.0
+        figures = {"val_loss": 0.1, "val_auc": auc, "val_classes": 14 if auc else 0}
+        state.finish_epoch(16, figures)
+        return self.folder.save_epoch(state, self.model, self.optimizer)
+
+
+def test_an_epoch_leaves_checkpoint_last_best_log_and_curves(tmp_path: Path) -> None:
+    shop, state = Workshop(tmp_path), run.new_run(1e-4, 3)
+    for auc in (0.6, 0.7, 0.65):
+        line = shop.epoch(state, auc)
+    assert line.startswith("epoch 3/3  loss 0.5000  validation loss 0.1000  AUC 0.650 (14 of 14")
+    numbered = [f"stage1_0001_0{n}.pth" for n in (1, 2, 3)]
+    visible = sorted(p.name for p in tmp_path.iterdir())
+    assert visible == sorted([*numbered, "last.pth", "best.pth", "log.jsonl", "curves.png"])
+    assert checkpoint.load(tmp_path / "last.pth")["epochs_done"] == 3
+    assert checkpoint.load(tmp_path / "best.pth")["epochs_done"] == 2
+    records = run.read_log(tmp_path / "log.jsonl")
+    assert [r["epoch"] for r in records] == [1, 2, 3]
+    assert set(records[0]) == {
+        *("run_id", "stage", "epoch", "lr", "pictures", "train_loss", "val_loss", "val_auc"),
+        *("val_classes", "seconds"),
+    }
+    assert (records[0]["train_loss"], records[0]["pictures"]) == (0.5, 16)
+
+
+def test_without_validation_the_best_is_the_last(tmp_path: Path) -> None:
+    shop, state = Workshop(tmp_path), run.new_run(1e-4, 2)
+    shop.epoch(state, None)
+    shop.epoch(state, None)
+    assert checkpoint.load(tmp_path / "best.pth")["epochs_done"] == 2
+
+
+def test_a_resumed_line_appends_to_its_log_and_replaces_epochs_done_again(tmp_path: Path) -> None:
+    shop, state = Workshop(tmp_path), run.new_run(1e-4, 4)
+    for auc in (0.6, 0.7, 0.8):
+        shop.epoch(state, auc)
+    first = checkpoint.load(tmp_path / "stage1_0001_01.pth")
+    again = run.continue_run(first, "a.pth", {"stage": 2, "lr": 1e-4, "epochs": 1}, True)
+    shop.epoch(again, 0.5)
+    once_more = run.continue_run(first, "a.pth", {"stage": 1, "lr": 1e-4, "epochs": 1}, True)
+    shop.epoch(once_more, 0.55)
+    log = run.read_log(tmp_path / "log.jsonl")
+    assert [(r["stage"], r["epoch"], r["val_auc"]) for r in log] == [
+        (1, 1, 0.6),
+        (1, 2, 0.55),
+        (1, 3, 0.8),
+        (2, 2, 0.5),
+    ]
+
+
+def test_a_new_run_does_not_replace_another_lines_files_and_its_own_line_may(
+    tmp_path: Path,
+) -> None:
+    shop, state = Workshop(tmp_path), run.new_run(1e-4, 2)
+    run.claim(tmp_path, state)
+    shop.epoch(state, 0.6)
+    with pytest.raises(FileExistsError) as caught:
+        run.claim(tmp_path, run.new_run(1e-4, 2))
+    for word in ("stage1_0001_01.pth, last.pth, best.pth, log.jsonl", "--overwrite", "--resume"):
+        assert word in str(caught.value)
+    run.claim(tmp_path, state)
+    stored = checkpoint.load(tmp_path / "last.pth")
+    run.claim(tmp_path, run.continue_run(stored, "last.pth", STORED | {"stage": 2}, False))
+
+
+def test_a_stopped_run_says_how_to_go_on(tmp_path: Path) -> None:
+    shop, state = Workshop(tmp_path), run.new_run(1e-4, 2)
+    assert shop.folder.way_on(state) == "no batch was done, and nothing is written"
+    shop.epoch(state, 0.6)
+    state.pictures_done = 8
+    shop.folder.save_within(state, shop.model, shop.optimizer)
+    said = shop.folder.way_on(state)
+    assert "after 1 epoch and 8 pictures of the next" in said
+    assert f"python main.py --resume --output-dir {tmp_path}" in said
+    assert checkpoint.load(tmp_path / "last.pth")["pictures_done"] == 8
+    assert checkpoint.load(tmp_path / "stage1_0001_01.pth")["pictures_done"] == 0
+
+
+def test_a_log_that_is_none_is_named_with_its_line(tmp_path: Path) -> None:
+    (tmp_path / "log.jsonl").write_text(json.dumps({"run_id": "r"}) + "\nhello\n")
+    with pytest.raises(ValueError, match="log.jsonl, line 2 is no JSON"):
+        run.read_log(tmp_path / "log.jsonl")
+
+
+def test_the_optimizer_goes_on_with_its_moments_at_the_new_rate() -> None:
+    model = torch.nn.Linear(2, 1)
+    old = torch.optim.Adam(model.parameters(), lr=1e-3)
+    model(torch.ones(1, 2)).sum().backward()
+    old.step()
+    new = torch.optim.Adam(model.parameters(), lr=1e-4)
+    run.restore_optimizer(new, old.state_dict(), 1e-4)
+    assert new.param_groups[0]["lr"] == 1e-4
+    for parameter in model.parameters():
+        assert torch.equal(new.state[parameter]["exp_avg"], old.state[parameter]["exp_avg"])

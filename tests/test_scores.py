@@ -1,0 +1,129 @@
+"""The scores CSV: written, read, equal; and what its reader refuses."""
+
+import gzip
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from chestxray.labels import CLASSES
+from chestxray.scores import Scores, claim, metrics_path, read_scores, write_metrics, write_scores
+
+
+def made(n: int = 50, seed: int = 0) -> Scores:
+    rng = np.random.default_rng(seed)
+    logits = (8 * rng.standard_normal((n, 15))).astype(np.float32)
+    return Scores(
+        images=np.array([f"{i:08d}_000.png" for i in rng.permutation(n)], dtype=object),
+        patients=np.array([f"{i:08d}" for i in range(n)], dtype=object),
+        splits=np.full(n, "test", dtype=object),
+        classes=CLASSES,
+        targets=rng.integers(0, 2, (n, 15)).astype(np.uint8),
+        logits=logits,
+        scores=(1 / (1 + np.exp(-logits))).astype(np.float32),
+    )
+
+
+def test_what_is_written_is_read_back_to_the_same_bits(tmp_path: Path) -> None:
+    table = made()
+    write_scores(tmp_path / "s.csv", table)
+    back = read_scores(tmp_path / "s.csv")
+    order = np.argsort(table.images)
+    assert back.classes == CLASSES
+    assert back.images.tolist() == table.images[order].tolist()
+    assert back.patients.tolist() == table.patients[order].tolist()
+    assert back.splits.tolist() == ["test"] * 50
+    np.testing.assert_array_equal(back.targets, table.targets[order])
+    assert back.logits.tobytes() == table.logits[order].tobytes()
+    assert back.scores.tobytes() == table.scores[order].tobytes()
+
+
+def test_every_float32_survives_nine_digits(tmp_path: Path) -> None:
+    bits = np.random.default_rng(0).integers(0, 0x3F800000, size=(4000, 15), dtype=np.uint32)
+    table = made(4000)
+    table.scores = bits.view(np.float32)  # every positive float32 up to 1, the smallest included
+    write_scores(tmp_path / "s.csv", table)
+    back = read_scores(tmp_path / "s.csv")
+    assert back.scores.tobytes() == table.scores[np.argsort(table.images)].tobytes()
+
+
+def test_the_file_has_the_documented_columns_sorted_rows_and_plain_line_ends(
+    tmp_path: Path,
+) -> None:
+    write_scores(tmp_path / "s.csv", made())
+    content = (tmp_path / "s.csv").read_bytes()
+    assert b"\r" not in content and content.endswith(b"\n")
+    lines = content.decode().splitlines()
+    groups = [[prefix + name for name in CLASSES] for prefix in ("y_", "z_", "p_")]
+    assert lines[0].split(",") == ["image", "patient", "split", *sum(groups, [])]
+    names = [line.partition(",")[0] for line in lines[1:]]
+    assert names == sorted(set(names)) and len(names) == 50
+
+
+def test_other_models_scores_are_read_with_any_classes_and_without_the_optional_columns(
+    tmp_path: Path,
+) -> None:
+    text = "\ufeffimage,p_B,p_A,y_B,y_A\nb.png,0.25,1,0,1\na.png,0,0.5,1,0\n"
+    (tmp_path / "s.csv.gz").write_bytes(gzip.compress(text.encode()))
+    back = read_scores(tmp_path / "s.csv.gz")
+    assert back.classes == ("B", "A")
+    assert back.images.tolist() == ["a.png", "b.png"]
+    assert back.patients is back.splits is back.logits is None
+    assert back.targets.tolist() == [[1, 0], [0, 1]]
+    assert back.scores.tolist() == [[0.0, 0.5], [0.25, 1.0]]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("image,y_A,p_A\na,0,nan\n", "p_A of a is no finite number"),
+        ("image,y_A,p_A\na,0,\n", "p_A of a is no finite number: ''"),
+        ("image,y_A,p_A\na,0,x\n", "p_A of a is no finite number: 'x'"),
+        ("image,y_A,p_A\na,0,0.5\nb,0,1.5\n", r"p_A of b is not in \[0, 1\]"),
+        ("image,y_A,p_A\na,0,-0.1\n", r"is not in \[0, 1\]"),
+        ("image,y_A,p_A\na,2,0.5\n", "y_A of a is neither 0 nor 1"),
+        ("image,y_A,p_A\na,0.5,0.5\n", "neither 0 nor 1"),
+        ("image,y_A,p_A\na,0,0.5\na,0,0.5\n", "pictures twice: a"),
+        ("image,y_A,y_B,p_B,p_A\na,0,0,0.5,0.5\n", "different classes or orders"),
+        ("image,y_A,p_A,p_B\na,0,0.5,0.5\n", "different classes or orders"),
+        ("image,p_A\na,0.5\n", "different classes or orders"),
+        ("image,y_A,z_B,p_A\na,0,1,0.5\n", "different classes or orders"),
+        ("name,score\na,0.5\n", "needs columns image, y_<class> and p_<class> and has name, score"),
+        ("", "is no scores CSV"),
+    ],
+)
+def test_the_reader_refuses_and_says_where(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "s.csv").write_text(text)
+    with pytest.raises(ValueError, match=message):
+        read_scores(tmp_path / "s.csv")
+
+
+def test_the_metrics_lie_beside_the_scores(tmp_path: Path) -> None:
+    assert metrics_path(tmp_path / "best_test_scores.csv") == tmp_path / "best_test_metrics.json"
+    assert metrics_path(tmp_path / "mine.csv") == tmp_path / "mine_metrics.json"
+
+
+def test_validation_scores_of_the_best_epoch_carry_a_note(tmp_path: Path) -> None:
+    run = {"run_id": "r", "stage": 1, "epochs_done": 4}
+    for name, split, noted in (
+        ("best.pth", "val", True),
+        ("best.pth", "test", False),
+        ("last.pth", "val", False),
+    ):
+        beside = write_metrics(tmp_path / "s.csv", name, run, split, {"mean_auc": None})
+        found = json.loads(beside.read_text())
+        assert any("chosen on these pictures" in note for note in found["notes"]) == noted
+        assert (found["checkpoint"], found["split"], found["run_id"]) == (name, split, "r")
+
+
+def test_only_scores_of_the_same_run_are_replaced_unasked(tmp_path: Path) -> None:
+    path = tmp_path / "s.csv"
+    claim(path, "mine")
+    path.write_text("somebody's table")
+    with pytest.raises(FileExistsError, match="--overwrite"):
+        claim(path, "mine")
+    write_metrics(path, "a.pth", {"run_id": "mine", "stage": 1, "epochs_done": 1}, "test", {})
+    claim(path, "mine")
+    with pytest.raises(FileExistsError, match="not of this run"):
+        claim(path, "another")

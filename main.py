@@ -347,7 +347,7 @@ def run(parser: Parser, args: argparse.Namespace, typed: dict[str, Any], stop: S
         if args.resume:
             say(f"going on from {path}", *differences, *checkpoint.other_machine(stored))
 
-    # Where the output goes: refused before the long part
+    # Where the output goes
     if args.test:
         target = Path(args.scores or output / f"{path.stem}_{args.split}_scores.csv")
         if not args.overwrite:
@@ -370,6 +370,13 @@ def run(parser: Parser, args: argparse.Namespace, typed: dict[str, Any], stop: S
         rows = rows[rows["split"] == args.split]
     if rows.empty:
         raise ValueError(f"no picture of {args.data_path} is in the split {args.split!r}")
+
+    # First weights, before the long part
+    body = None
+    if not stored and args.weights == "imagenet":
+        body = model.imagenet_weights()
+    elif not stored and args.weights != "none":
+        body = checkpoint.load_body(Path(args.weights))
 
     # Pictures
     pictures = images.load_pictures(
@@ -395,11 +402,6 @@ def run(parser: Parser, args: argparse.Namespace, typed: dict[str, Any], stop: S
         )
 
     # The network
-    body = None
-    if not stored and args.weights == "imagenet":
-        body = model.imagenet_weights()
-    elif not stored and args.weights != "none":
-        body = checkpoint.load_body(Path(args.weights))
     network = model.build_model(len(CLASSES), args.seed, body)
     if stored:
         model.load_weights(network, stored["model"])

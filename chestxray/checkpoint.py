@@ -85,6 +85,8 @@ def load_plain(path: Path) -> Any:
     Raises:
         ValueError: not a .pth in zip form, damaged, or with more than tensors and plain values.
     """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is not there")
     if not zipfile.is_zipfile(path):
         raise ValueError(f"{path} is no .pth in zip form, or only the beginning of one")
     with zipfile.ZipFile(path) as archive:

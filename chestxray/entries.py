@@ -203,6 +203,8 @@ def _check_same_bytes(repeats: pd.DataFrame) -> None:
 
 
 def _only(rows: pd.DataFrame, subset: Path) -> tuple[pd.DataFrame, str]:
+    if not subset.is_file():
+        raise FileNotFoundError(f"the subset file {subset} is not there")
     names = set(read_names(subset))
     kept = rows[rows["image"].isin(names)]
     if kept.empty:
@@ -234,6 +236,11 @@ def summary(rows: pd.DataFrame) -> str:
         line("patients", [part["patient"].nunique() for part in columns.values()]),
         *(line(name, [int(part[name].sum()) for part in columns.values()]) for name in CLASSES),
     ]
+    untrained = [
+        name for name in CLASSES if "train" in columns and not columns["train"][name].any()
+    ]
+    if untrained:
+        lines.append(f"no training picture has {listed(untrained)}: such scores mean nothing")
     return "\n".join([*lines, _people(rows)])
 
 

@@ -22,7 +22,7 @@ from chestxray.scores import read_scores
 
 Chest = Callable[..., int]
 # A run of seconds: drawn pictures, small, from random weights.
-SMALL = ("--weights", "none", "--size", 32, "--bs", 16)
+SMALL = ("--weights", "none", "--size", 32, "--bs", 16, "--workers", 0)
 
 
 def one_or_two_lines(text: str) -> bool:

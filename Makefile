@@ -24,8 +24,10 @@ demo: .venv/.installed $(DEMO_DATA)/Data_Entry_2017.csv
 	@echo "The pictures of this demo are drawn: its AUC shows that the program works, not how well it reads X-rays."
 	$(BIN)/python main.py --data_path $(DEMO_DATA) --output-dir $(DEMO_OUT) --overwrite \
 	  --weights none --size 64 --bs 16 --lr 5e-4 --epochs 4
-	$(BIN)/python main.py --output-dir $(DEMO_OUT) --resume --ckpt stage1_0005_04.pth --stage 2 --epochs 2
-	$(BIN)/python main.py --output-dir $(DEMO_OUT) --test --ckpt stage1_0005_06.pth --ci 200
+	$(BIN)/python main.py --output-dir $(DEMO_OUT) --overwrite \
+	  --resume --ckpt stage1_0005_04.pth --stage 2 --epochs 2
+	$(BIN)/python main.py --output-dir $(DEMO_OUT) --overwrite \
+	  --test --ckpt stage1_0005_06.pth --ci 200
 
 lint: .venv/.installed
 	$(BIN)/ruff format --check .

@@ -9,8 +9,11 @@ steps; each step has its room in the package chestxray.
 """
 
 import argparse
+import contextlib
 import difflib
+import math
 import os
+import shlex
 import sys
 from pathlib import Path
 from typing import Any, NoReturn
@@ -20,20 +23,9 @@ from chestxray.interrupt import Stopped, StopRequest, listen
 # What needs torch or pandas is imported where the steps begin: --help and wrong usage answer
 # at once.
 
-# Options that belong to a machine or to one command, so that no checkpoint keeps them.
-NOT_KEPT = {
-    *(
-        "workers",
-        "precision",
-        "device",
-        "output_dir",
-        "overwrite",
-        "cache_dir",
-        "no_cache",
-        "debug",
-    ),
-    *("test", "split", "scores", "ci", "resume", "ckpt"),
-}
+# Options that no checkpoint keeps, since they belong to a machine or to one command.
+MACHINE = ("workers", "precision", "device", "output_dir", "cache_dir", "no_cache")
+COMMAND = ("overwrite", "debug", "test", "split", "scores", "ci", "resume", "ckpt")
 
 
 class Parser(argparse.ArgumentParser):
@@ -85,8 +77,9 @@ def learning_rate(word: str) -> float:
 
 
 def build_parser() -> Parser:
-    at_least_0 = number(int, 0, 2**31, "a whole number, at least 0")
-    at_least_1 = number(int, 1, 2**31, "a whole number, at least 1")
+    at_least_0 = number(int, 0, math.inf, "a whole number, at least 0")
+    at_least_1 = number(int, 1, math.inf, "a whole number, at least 1")
+    seed = number(int, 0, 2**32 - 1, "a whole number, 0 to 4294967295")
     parser = Parser(
         prog="main.py",
         allow_abbrev=False,
@@ -115,7 +108,7 @@ evaluation and machine excepted. Every long flag may be written with dashes or u
     data.add_argument(
         "--split-seed",
         metavar="N",
-        type=at_least_0,
+        type=seed,
         default=0,
         help="draws the validation patients, and the test patients where no official list lies "
         "beside the table (default: 0)",
@@ -136,7 +129,8 @@ evaluation and machine excepted. Every long flag may be written with dashes or u
     )
     data.add_argument(
         "--skip-bad-images",
-        action="store_true",
+        action=argparse.BooleanOptionalAction,
+        default=False,
         help="leave out pictures that cannot be read, and list them (default: they stop the run)",
     )
     model = parser.add_argument_group("model")
@@ -179,7 +173,7 @@ evaluation and machine excepted. Every long flag may be written with dashes or u
         "--loss_func",
         choices=("FocalLoss", "BCE"),
         default="FocalLoss",
-        help="(default: FocalLoss)",
+        help="loss (default: FocalLoss)",
     )
     training.add_argument(
         "--resume",
@@ -195,7 +189,7 @@ evaluation and machine excepted. Every long flag may be written with dashes or u
     training.add_argument(
         "--seed",
         metavar="N",
-        type=at_least_0,
+        type=seed,
         default=0,
         help="of the first weights and the order of the pictures (default: 0)",
     )
@@ -223,7 +217,7 @@ evaluation and machine excepted. Every long flag may be written with dashes or u
     evaluation.add_argument(
         "--scores",
         metavar="FILE",
-        help="where the scores CSV goes (default: DIR of output/CHECKPOINT_SPLIT_scores.csv)",
+        help="where the scores CSV goes (default: CHECKPOINT_SPLIT_scores.csv with the output)",
     )
     evaluation.add_argument(
         "--ci",
@@ -273,6 +267,9 @@ evaluation and machine excepted. Every long flag may be written with dashes or u
 
 def check_usage(parser: Parser, args: argparse.Namespace, typed: dict[str, Any]) -> None:
     """Refuse flags that contradict each other (exit 2)."""
+    for name in ("resume", "ckpt"):
+        if typed.get(name) == "":
+            parser.error(f"--{name} is followed by an empty name")
     named = args.resume if isinstance(args.resume, str) else None
     if args.resume and args.test:
         parser.error("--resume trains and --test does not: give one of them")
@@ -282,12 +279,16 @@ def check_usage(parser: Parser, args: argparse.Namespace, typed: dict[str, Any])
         parser.error("--test needs --ckpt FILE, the checkpoint to test")
     if args.ckpt and not (args.test or args.resume):
         parser.error("--ckpt goes with --resume (train on from it) or --test (score with it)")
+    if args.test and args.stage > 1:
+        parser.error(f"--stage {args.stage} is for training, and --test scores: leave it out")
     if args.stage > 1 and not args.resume:
         parser.error(f"--stage {args.stage} goes on from a checkpoint: add --resume --ckpt FILE")
     if not args.test:
         for name in ("split", "scores", "ci"):
             if name in typed:
                 parser.error(f"--{name} goes with --test")
+    if args.scores and not args.scores.endswith(".csv"):
+        parser.error(f"--scores {args.scores} does not end in .csv")
     args.ckpt = args.ckpt or named
 
 
@@ -300,11 +301,12 @@ def main(argv: list[str] | None = None) -> int:
     with listen() as stop:
         try:
             if args.test:
-                return run(parser, args, typed, stop)
-            with folder_lock(Path(args.output_dir), wait=False):
-                return run(parser, args, typed, stop)
+                return steps(parser, args, typed, stop)
+            with folder_lock(Path(args.output_dir)):
+                return steps(parser, args, typed, stop)
         except Stopped as stopped:
-            print(stopped, file=sys.stderr)
+            with contextlib.suppress(OSError):  # the terminal may be gone: a HUP says just that
+                print(stopped, file=sys.stderr)
             return 128 + stopped.signum
         except (OSError, ValueError, FloatingPointError) as error:
             if args.debug:
@@ -313,13 +315,14 @@ def main(argv: list[str] | None = None) -> int:
             return 1
 
 
-def run(parser: Parser, args: argparse.Namespace, typed: dict[str, Any], stop: StopRequest) -> int:
-    """The steps, in the order in which the data walk through; a test returns early."""
+def steps(
+    parser: Parser, args: argparse.Namespace, typed: dict[str, Any], stop: StopRequest
+) -> int:
+    """What is done, in the order in which the data walk through; a test returns early."""
     import torch
 
-    from chestxray import checkpoint, images, model, scores, split
-    from chestxray import run as runs
-    from chestxray.dataset import MEAN, STD, ChestDataset
+    from chestxray import checkpoint, images, model, runs, scores, split
+    from chestxray.dataset import MEAN, STD, ChestDataset, epoch_order
     from chestxray.entries import describe_change, read_entries, summary
     from chestxray.evaluator import metrics, predict, table
     from chestxray.labels import CLASSES
@@ -340,26 +343,33 @@ def run(parser: Parser, args: argparse.Namespace, typed: dict[str, Any], stop: S
             say(f"nothing to finish: {path} has all its {stored['epochs_planned']} epochs")
             return 0
         try:
-            differences = runs.restore_options(vars(args), typed, stored["args"])
+            differences = runs.restore_options(vars(args), typed, stored)
         except ValueError as error:
             parser.error(str(error))
         say(note)
-        if args.resume:
-            say(f"going on from {path}", *differences, *checkpoint.other_machine(stored))
+        say(*([f"going on from {path}", *differences] if args.resume else []))
+    bf16 = args.precision == "bf16" or (args.precision == "auto" and model.computes_in_bf16(device))
+    precision = "bf16" if bf16 else "fp32"
+    say(f"{device.type}, {precision}, {torch.get_num_threads()} CPU threads")
+    if args.resume:
+        say(*checkpoint.other_machine(stored, precision))
 
     # Where the output goes
     if args.test:
         target = Path(args.scores or output / f"{path.stem}_{args.split}_scores.csv")
+        origin = scores.origin(target, path.name, stored, args.split)
         if not args.overwrite:
-            scores.claim(target, stored["run_id"])
+            scores.claim(target, origin)
     else:
-        state = (
-            runs.continue_run(stored, path.name, vars(args), more="epochs" in typed)
+        run = (
+            runs.continue_run(stored, vars(args), more="epochs" in typed)
             if stored
             else runs.new_run(args.lr, args.epochs)
         )
+        if stored and stored["pictures_done"] and not run.pictures_done:
+            say("the epoch under way is not counted: a new stage begins between epochs")
         if not args.overwrite:
-            runs.claim(output, state)
+            runs.claim(output, run)
 
     # Rows and their split
     found = read_entries(Path(args.data_path), Path(args.subset) if args.subset else None)
@@ -390,7 +400,7 @@ def run(parser: Parser, args: argparse.Namespace, typed: dict[str, Any], stop: S
     if pictures.broken:
         if not args.skip_bad_images:
             raise ValueError(images.describe_broken(pictures.broken))
-        say(images.describe_broken(pictures.broken))
+        say(*images.describe_skipped(pictures.broken))
     readable = pictures.slots >= 0
     rows, slots = rows[readable], pictures.slots[readable]
     targets = rows[list(CLASSES)].to_numpy()
@@ -406,15 +416,13 @@ def run(parser: Parser, args: argparse.Namespace, typed: dict[str, Any], stop: S
     if stored:
         model.load_weights(network, stored["model"])
     network.to(device)
-    network.bf16 = args.precision == "bf16" or (
-        args.precision == "auto" and model.computes_in_bf16(device)
-    )
-    precision = "bf16" if network.bf16 else "fp32"
-    say(f"{device.type}, {precision}, {torch.get_num_threads()} CPU threads")
+    network.bf16 = bf16
 
     if args.test:
-        logits, values = predict(network, part(*split.PARTS), args.bs, "scoring", stop.check)
+        logits, sigmoids = predict(network, part(*split.PARTS), args.bs, "scoring", stop.check)
         patients = rows["patient"].to_numpy()
+        figures = metrics(targets, sigmoids, patients, args.ci, args.seed)
+        beside = scores.write_metrics(target, origin, figures)
         scores.write_scores(
             target,
             scores.Scores(
@@ -424,11 +432,9 @@ def run(parser: Parser, args: argparse.Namespace, typed: dict[str, Any], stop: S
                 classes=CLASSES,
                 targets=targets,
                 logits=logits,
-                scores=values,
+                scores=sigmoids,
             ),
         )
-        figures = metrics(targets, values, patients, args.ci, args.seed)
-        beside = scores.write_metrics(target, path.name, stored, args.split, figures)
         say("", table(figures), "", f"wrote {target}", f"wrote {beside}")
         return 0
 
@@ -448,33 +454,45 @@ def run(parser: Parser, args: argparse.Namespace, typed: dict[str, Any], stop: S
             "size": args.size,
             "mean": list(MEAN),
             "std": list(STD),
-            "args": {name: value for name, value in vars(args).items() if name not in NOT_KEPT},
+            "args": {
+                name: value for name, value in vars(args).items() if name not in MACHINE + COMMAND
+            },
             "versions": checkpoint.versions(),
             "threads": torch.get_num_threads(),
+            "precision": precision,
             "table": {"files": found.fingerprint, "labels": found.label_counts()},
         },
     )
     train_set, val_set = part("train"), part("val")
-    if state.pictures_done:
-        split.check_training_part(train_set.names, stored["split"])
+    if run.pictures_done:
+        same_tables = found.fingerprint == stored["table"]["files"]
+        split.check_training_part(train_set.names, stored["split"], same_tables)
     try:
         train(
-            state,
+            run,
             network,
             criterion,
             optimizer,
             train_set,
             val_set,
             batch_size=args.bs,
-            seed=args.seed,
-            max_per_class=args.max_per_class,
+            order_of=lambda epoch: epoch_order(
+                train_set.targets, args.seed, epoch, args.max_per_class
+            ),
             save_seconds=60 * args.save_minutes,
-            save_epoch=lambda: say(folder.save_epoch(state, network, optimizer)),
-            save_within=lambda: folder.save_within(state, network, optimizer),
+            save_epoch=lambda: say(folder.save_epoch(run, network, optimizer)),
+            save_within=lambda: folder.save_within(run, network, optimizer),
             check=stop.check,
         )
     except Stopped:
-        say(folder.way_on(state))
+        typed_here = "".join(
+            f" --{name.replace('_', '-')}"
+            + ("" if typed[name] is True else f" {shlex.quote(str(typed[name]))}")
+            for name in MACHINE
+            if name in typed
+        )
+        with contextlib.suppress(OSError):  # as in main
+            say(folder.way_on(run, typed_here))
         raise
     return 0
 

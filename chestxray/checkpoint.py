@@ -11,7 +11,7 @@ that opening one runs no code:
     args        the options of the run that are not this machine's
     model, optimizer                        state dicts
     history     the records of log.jsonl
-    versions, threads                       of the program and its libraries; CPU threads
+    versions, threads, precision            of program and libraries; CPU threads; fp32 or bf16
     table       SHA-256 of the label tables, pictures by class
 """
 
@@ -140,18 +140,20 @@ def find(name: str, folder: Path) -> tuple[Path, str | None]:
     for path in (Path(name), folder / name):
         if path.is_file():
             return path, None
+    if Path(name).parent != Path():
+        folder = Path(name).parent  # the folder that was named, and no other
     wanted = _NAME.fullmatch(Path(name).name)
     if wanted is not None:
         heirs = [path for path in _numbered(folder) if _descends(path, wanted)]
         if len(heirs) == 1:
             return heirs[0], (
-                f"{wanted[0]} is not there; {heirs[0]} is epoch {wanted[3]} of a run that began as "
-                f"stage {wanted[1]} at that learning rate: used instead"
+                f"{wanted[0]} is not there; {heirs[0]} is epoch {wanted[3]} of a line with a stage "
+                f"{wanted[1]} at that learning rate: used instead"
             )
     there = listed(sorted(path.name for path in folder.glob("*.pth")), most=20)
     raise FileNotFoundError(
-        f"the checkpoint {name} is not there, nor in {folder}; "
-        + (f"there is {there}" if there else "there is no checkpoint at all")
+        f"the checkpoint {name} is not there; in {folder} there is "
+        + (there or "no checkpoint at all")
     )
 
 
@@ -182,13 +184,13 @@ def versions() -> dict[str, str]:
     }
 
 
-def other_machine(checkpoint: dict[str, Any]) -> list[str]:
+def other_machine(checkpoint: dict[str, Any], precision: str) -> list[str]:
     """What differs from where the checkpoint was written, as far as the last bits depend on it."""
-    here = {**versions(), "threads": torch.get_num_threads()}
-    there = {**checkpoint["versions"], "threads": checkpoint["threads"]}
+    here = {**versions(), "threads": torch.get_num_threads(), "precision": precision}
+    there = {**checkpoint["versions"], **{k: checkpoint[k] for k in ("threads", "precision")}}
     differing = [
         f"{name} {there[name]} -> {here[name]}"
-        for name in ("torch", "cpu", "threads")
+        for name in ("torch", "cpu", "threads", "precision")
         if there.get(name) != here[name]
     ]
     if not differing:

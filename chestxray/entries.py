@@ -236,6 +236,8 @@ def summary(rows: pd.DataFrame) -> str:
         line("patients", [part["patient"].nunique() for part in columns.values()]),
         *(line(name, [int(part[name].sum()) for part in columns.values()]) for name in CLASSES),
     ]
+    if "train" in parts and "val" not in parts:
+        lines.append("no picture is for validation: best.pth will be the last epoch")
     untrained = [
         name for name in CLASSES if "train" in columns and not columns["train"][name].any()
     ]

@@ -11,6 +11,7 @@ from torch import nn
 from chestxray.dataset import ChestDataset, batches
 from chestxray.labels import CLASSES, FINDINGS, NO_FINDING
 from chestxray.progress import Progress
+from chestxray.wording import counted, listed
 
 LEVEL = 0.95  # of the intervals
 FEW = 5  # positives; below, an AUC says next to nothing
@@ -33,7 +34,10 @@ def predict(
         check: called between batches; an exception from it ends the work.
 
     Returns:
-        Logits (N, C) and scores (N, C) = sigmoid(logits), both float32.
+        Logits (N, C) and scores (N, C) = sigmoid(logits), both float32 and finite.
+
+    Raises:
+        FloatingPointError: logits that are not finite; names pictures.
     """
     model.eval()
     parts = []
@@ -46,6 +50,12 @@ def predict(
     logits = torch.cat(parts) if parts else torch.empty(0, len(CLASSES))
     if len(logits) != len(dataset):
         raise RuntimeError(f"{len(logits)} rows of scores for {len(dataset)} pictures")
+    broken = ~torch.isfinite(logits).all(dim=1).numpy()
+    if broken.any():
+        raise FloatingPointError(
+            f"the logits of {counted(int(broken.sum()), 'picture')} are not finite: "
+            f"{listed(dataset.names[broken], most=3)}"
+        )
     return logits.numpy(), torch.sigmoid(logits).numpy()
 
 

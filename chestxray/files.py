@@ -61,19 +61,18 @@ def link_or_copy(source: Path, target: Path) -> None:
 
 
 @contextmanager
-def folder_lock(folder: Path, wait: bool) -> Iterator[None]:
+def folder_lock(folder: Path) -> Iterator[None]:
     """Hold a folder for this process; the kernel frees it when the process dies, however it dies.
 
     Args:
         folder: made when missing.
-        wait: stand in line when another process holds it, instead of raising.
 
     Raises:
-        BlockingIOError: another process holds it and `wait` is off.
+        BlockingIOError: another process holds it; the message says which and since when.
     """
     folder.mkdir(parents=True, exist_ok=True)
     holder = folder / ".holder"
-    lock = filelock.FileLock(folder / ".lock", timeout=-1 if wait else 0)
+    lock = filelock.FileLock(folder / ".lock", timeout=0)
     try:
         lock.acquire()
     except filelock.Timeout:

@@ -150,11 +150,7 @@ def load_pictures(
     missing = [i for i in np.flatnonzero(slots < 0) if paths[i] not in broken]
     if missing:
         with ExitStack() as stack:
-            try:
-                stack.enter_context(folder_lock(cache_dir, wait=False))
-            except BlockingIOError as busy:
-                print(f"waiting: {busy}", file=sys.stderr)
-                stack.enter_context(folder_lock(cache_dir, wait=True))
+            _stand_in_line(stack, cache_dir, check)
             slots = cache.find(keys)  # another run may have decoded them meanwhile
             missing = [i for i in missing if slots[i] < 0]
             results = _decoded([paths[i] for i in missing], size, workers, check)
@@ -165,11 +161,36 @@ def load_pictures(
 
 
 def describe_broken(broken: dict[str, str]) -> str:
-    """All pictures that cannot be read in two lines."""
+    """The pictures that cannot be read, in two lines for an error."""
     return (
         f"{counted(len(broken), 'picture')} cannot be read; --skip-bad-images leaves them out\n"
         + listed([f"{path}: {reason}" for path, reason in sorted(broken.items())])
     )
+
+
+def describe_skipped(broken: dict[str, str]) -> list[str]:
+    """The pictures that cannot be read and are left out, one a line."""
+    return [
+        f"{counted(len(broken), 'picture')} cannot be read and left out:",
+        *(f"  {path}: {reason}" for path, reason in sorted(broken.items())),
+    ]
+
+
+def _stand_in_line(
+    stack: ExitStack, folder: Path, check: Callable[[], None], seconds: float = 0.5
+) -> None:
+    """Hold the folder as soon as no other process does; `check` can end the waiting."""
+    waiting = False
+    while True:
+        try:
+            stack.enter_context(folder_lock(folder))
+            return
+        except BlockingIOError as busy:
+            if not waiting:
+                print(f"waiting: {busy}", file=sys.stderr)
+            waiting = True
+        check()
+        time.sleep(seconds)
 
 
 class _Cache:

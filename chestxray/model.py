@@ -4,6 +4,7 @@ Network: He et al. 2015, arXiv:1512.03385, in torchvision's form (stride in the 
 """
 
 from collections.abc import Mapping
+from pickle import UnpicklingError
 from urllib.error import URLError
 
 import torch
@@ -111,6 +112,7 @@ def imagenet_weights() -> Mapping[str, torch.Tensor]:
 
     Raises:
         FileNotFoundError: not cached and not to be had; says where to put the file.
+        ValueError: the cached file is damaged.
     """
     weights = ResNet50_Weights.IMAGENET1K_V1
     name = weights.url.rsplit("/", 1)[-1]
@@ -121,6 +123,11 @@ def imagenet_weights() -> Mapping[str, torch.Tensor]:
             f"the ImageNet weights cannot be downloaded ({error}); put {name} into "
             f"{torch.hub.get_dir()}/checkpoints, or name it with --weights FILE; "
             "--weights none starts from random weights"
+        ) from error
+    except (RuntimeError, UnpicklingError, EOFError) as error:
+        raise ValueError(
+            f"{name} in {torch.hub.get_dir()}/checkpoints is damaged, or its download was; "
+            "delete it and try again"
         ) from error
 
 

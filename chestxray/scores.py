@@ -60,34 +60,20 @@ def metrics_path(path: Path) -> Path:
     return path.with_name(path.stem.removesuffix("_scores") + "_metrics.json")
 
 
-def write_metrics(
-    path: Path,
-    checkpoint_name: str,
-    checkpoint: dict[str, Any],
-    split: str,
-    figures: dict[str, Any],
-) -> Path:
+def write_metrics(path: Path, origin: dict[str, Any], figures: dict[str, Any]) -> Path:
     """Write the metrics of a scores CSV beside it.
 
     Args:
         path: of the scores CSV.
-        checkpoint_name: the file that was tested.
-        checkpoint: as loaded; its run_id, stage and epochs_done are noted.
-        split: "test", "val", "train" or "all".
+        origin: see origin.
         figures: of chestxray.evaluator.metrics.
 
     Returns:
         The path of the metrics file.
     """
     notes = ["the scores are sigmoids of logits: they rank pictures and are no probabilities"]
-    if split in ("val", "all") and checkpoint_name == "best.pth":
+    if origin["split"] in ("val", "all") and origin["checkpoint"] == "best.pth":
         notes.append("validation scores: the epoch was chosen on these pictures")
-    origin = {
-        "checkpoint": checkpoint_name,
-        **{name: checkpoint[name] for name in ("run_id", "stage", "epochs_done")},
-        "split": split,
-        "scores": path.name,
-    }
     beside = metrics_path(path)
     with whole_file(beside) as file:
         json.dump({**origin, **figures, "notes": notes}, file, indent=2)
@@ -95,23 +81,37 @@ def write_metrics(
     return beside
 
 
-def claim(path: Path, run_id: str) -> None:
-    """Refuse to replace a scores CSV that is not known to be of this run.
+def origin(
+    path: Path, checkpoint_name: str, checkpoint: dict[str, Any], split: str
+) -> dict[str, Any]:
+    """Where a scores CSV comes from, as its metrics file says it."""
+    return {
+        "scores": path.name,
+        "checkpoint": checkpoint_name,
+        "split": split,
+        **{name: checkpoint[name] for name in ("run_id", "stage", "epochs_done")},
+    }
+
+
+def claim(path: Path, origin: dict[str, Any]) -> None:
+    """Refuse to replace scores or metrics that are not of the same checkpoint and split.
 
     Raises:
         FileExistsError: such a file is there.
     """
-    if not path.exists():
-        return
     beside = metrics_path(path)
+    there = [file for file in (path, beside) if file.exists()]
+    if not there:
+        return
     try:
-        owner = json.loads(beside.read_text(encoding="utf-8")).get("run_id")
-    except (FileNotFoundError, json.JSONDecodeError, AttributeError):
-        owner = None
-    if owner != run_id:
+        found = json.loads(beside.read_text(encoding="utf-8"))
+        same = all(found[k] == origin[k] for k in ("run_id", "checkpoint", "split", "scores"))
+    except (FileNotFoundError, ValueError, KeyError, TypeError):  # no metrics file of ours
+        same = False
+    if not same:
         raise FileExistsError(
-            f"{path} is there and not of this run; --scores FILE names another, --overwrite "
-            "replaces it"
+            f"{there[0]} is there and of another run, checkpoint or split; --scores FILE names "
+            "another, --overwrite replaces it"
         )
 
 

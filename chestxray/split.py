@@ -72,6 +72,9 @@ def place(
         parts = draw_split(rows, lists, seed)
         source = "official lists" if lists else "no official lists, drawn"
         notes = [f"split: {source}, seed {seed}"]
+        neither = int((~rows["image"].isin(set().union(*(lists or {}).values()))).sum())
+        if lists and neither:
+            notes.append(f"{counted(neither, 'picture')} on neither list: training or validation")
     else:
         parts, notes = recall_split(rows, packed)
         notes.insert(0, "split: the checkpoint's")
@@ -80,19 +83,29 @@ def place(
             notes += more
     check_patients(rows["patient"], parts)
     notes[0] += "; 0 patients shared"
+    if not (parts != "").any():
+        raise ValueError(
+            "none of the pictures is in the checkpoint's split: is this its data folder?"
+        )
     return rows.assign(split=parts)[parts != ""], notes
 
 
-def check_training_part(images: np.ndarray, packed: dict[str, Any]) -> None:
+def check_training_part(images: np.ndarray, packed: dict[str, Any], same_tables: bool) -> None:
     """Refuse to go on inside an epoch whose pictures are not the ones that it began with.
 
     Args:
         images: names of the training pictures now.
         packed: the split of the checkpoint.
+        same_tables: the label tables are those of the checkpoint.
 
     Raises:
-        ValueError: some are gone, and with them the order of the epoch.
+        ValueError: pictures are gone or labels may differ, and with them the order of the epoch.
     """
+    if not same_tables:
+        raise ValueError(
+            "the checkpoint lies inside an epoch, and the label tables are not those that it began "
+            "with; bring them back, or go on from the checkpoint of a finished epoch with --ckpt"
+        )
     gone = sorted(set(_lines(packed["train"]["images"])) - set(images))
     if gone:
         raise ValueError(
@@ -136,9 +149,7 @@ def recall_split(rows: pd.DataFrame, packed: dict[str, Any]) -> tuple[np.ndarray
     gone, new = len(stored) - int((parts != "").sum()), int((parts == "").sum())
     notes = []
     if gone:
-        notes.append(
-            f"the data folder has changed: {counted(gone, 'picture')} of the run's split gone"
-        )
+        notes.append(f"{counted(gone, 'picture')} of the run's split are not here any more")
     if new:
         notes.append(
             f"the data folder has {counted(new, 'picture')} that the run's split does not know"

@@ -88,8 +88,7 @@ def read_tables(paths: list[Path]) -> Table:
         if differing:
             notes.append(
                 f"{counted(differing, 'picture')} labelled differently in "
-                f"{listed(table.fingerprint)} and {listed(tables[0].fingerprint)}: the table with "
-                "more rows holds"
+                f"{listed(table.fingerprint)} and in a table with more rows, which holds"
             )
         rows = pd.concat([rows, table.rows[~table.rows["image"].isin(rows["image"])]])
     fingerprint: dict[str, str] = {}

@@ -8,11 +8,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from chestxray.dataset import ChestDataset, batches, epoch_order
+from chestxray.dataset import ChestDataset, batches
 from chestxray.evaluator import mean_of_findings, predict, roc_auc_per_class
 from chestxray.interrupt import Stopped
 from chestxray.progress import Progress
-from chestxray.run import Run
+from chestxray.runs import Run
 from chestxray.wording import listed
 
 
@@ -54,10 +54,8 @@ def train_one_epoch(
             value = loss.item()
             if not np.isfinite(value):
                 raise FloatingPointError(
-                    f"the loss is {value} in epoch {run.epochs_done + 1} after {run.pictures_done}"
-                    f" of {len(order)} pictures, at lr {run.lr:g}; the step is not taken, the "
-                    "checkpoints are as they were; a smaller --lr helps most often\n"
-                    f"pictures of the batch: {listed(dataset.names[indices])}"
+                    f"the loss is {value} in the batch after {run.pictures_done} of {len(order)} "
+                    f"pictures, its step is not taken; it holds {listed(dataset.names[indices])}"
                 )
             optimizer.zero_grad()
             loss.backward()
@@ -100,8 +98,7 @@ def train(
     train_set: ChestDataset,
     val_set: ChestDataset,
     batch_size: int,
-    seed: int,
-    max_per_class: int,
+    order_of: Callable[[int], np.ndarray],
     save_seconds: float,
     save_epoch: Callable[[], None],
     save_within: Callable[[], None],
@@ -111,7 +108,7 @@ def train(
 
     Args:
         run: where it stands; moved on with every batch and epoch.
-        seed, max_per_class: of the order of the pictures, see epoch_order.
+        order_of: from an epoch, counted from 0, to its training pictures; see epoch_order.
         save_seconds: save inside an epoch after so long.
         save_epoch: keeps a finished epoch.
         save_within: keeps an epoch under way.
@@ -119,6 +116,7 @@ def train(
 
     Raises:
         Stopped: after saving, where a batch was done since the last time.
+        FloatingPointError: a loss or a score is not finite; the files are as they were.
     """
     saved = time.monotonic()
 
@@ -131,7 +129,7 @@ def train(
 
     while run.epochs_done < run.epochs_planned:
         check()
-        order = epoch_order(train_set.targets, seed, run.epochs_done, max_per_class)
+        order = order_of(run.epochs_done)
         before = run.pictures_done
         try:
             train_one_epoch(
@@ -139,6 +137,11 @@ def train(
             )
             began = time.monotonic()
             figures = validate(model, criterion, val_set, batch_size, check)
+        except FloatingPointError as error:
+            raise FloatingPointError(
+                f"epoch {run.epochs_done + 1} at lr {run.lr:g} has diverged: {error}\n"
+                "the checkpoints are as they were; a smaller --lr helps most often"
+            ) from error
         except Stopped:
             if run.pictures_done > before:
                 save_within()

@@ -26,6 +26,7 @@ def made(**changes: Any) -> dict[str, Any]:
         "history": [{"stage": 1, "lr": 1e-4, "epoch": 4}],
         "versions": checkpoint.versions(),
         "threads": torch.get_num_threads(),
+        "precision": "fp32",
         **changes,
     }
 
@@ -171,6 +172,19 @@ def test_the_eighth_epoch_of_a_line_is_found_under_its_first_stages_name(tmp_pat
             checkpoint.find(name, tmp_path)
 
 
+def test_a_stand_in_is_looked_for_in_the_folder_that_was_named_and_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    line = [{"stage": 1, "lr": 1e-4, "epoch": 4}, {"stage": 2, "lr": 1e-4, "epoch": 8}]
+    checkpoint.save(Path("here/stage2_0001_08.pth"), made(stage=2, history=line))
+    checkpoint.save(Path("there/stage1_0001_04.pth"), made())
+    path, _ = checkpoint.find("here/stage1_0001_08.pth", Path("there"))
+    assert path == Path("here/stage2_0001_08.pth")
+    with pytest.raises(FileNotFoundError, match="in there there is stage1_0001_04.pth"):
+        checkpoint.find("there/stage1_0001_08.pth", Path("here"))
+
+
 def test_two_checkpoints_that_could_be_meant_are_no_answer(tmp_path: Path) -> None:
     for stage in (2, 3):
         line = [{"stage": 1, "lr": 1e-4, "epoch": 4}, {"stage": stage, "lr": 1e-4, "epoch": 8}]
@@ -197,9 +211,11 @@ def test_a_bare_resume_goes_on_from_last_else_from_the_newest(tmp_path: Path) ->
 
 
 def test_another_machine_is_said(tmp_path: Path) -> None:
-    assert checkpoint.other_machine(made()) == []
+    assert checkpoint.other_machine(made(), "fp32") == []
     elsewhere = made(threads=torch.get_num_threads() + 6)
-    assert f"threads {torch.get_num_threads() + 6} ->" in checkpoint.other_machine(elsewhere)[0]
+    said = checkpoint.other_machine(elsewhere, "bf16")[0]
+    assert f"threads {torch.get_num_threads() + 6} ->" in said
+    assert "precision fp32 -> bf16" in said
 
 
 def test_versions_are_plain_text(tmp_path: Path) -> None:

@@ -51,6 +51,17 @@ def test_the_check_between_batches_can_end_a_prediction() -> None:
         evaluator.predict(FirstPixels(), numbered(4), 2, "test", check=refuse)
 
 
+def test_logits_that_are_not_finite_are_an_error_that_names_pictures() -> None:
+    class Broken(nn.Module):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            logits = FirstPixels()(images)
+            logits[images[:, 0, 0, 0] == images[:, 0].max(), 3] = float("inf")
+            return logits
+
+    with pytest.raises(FloatingPointError, match="1 picture are not finite: 4.png"):
+        evaluator.predict(Broken(), numbered(5), 5, "test")
+
+
 def test_auc_and_average_precision_are_scikit_learns() -> None:
     auc = evaluator.roc_auc_per_class(TARGETS, SCORES)
     ap = evaluator.average_precision_per_class(TARGETS, SCORES)

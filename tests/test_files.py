@@ -15,7 +15,7 @@ HOLD = """
 import sys, time
 from pathlib import Path
 from chestxray.files import folder_lock
-with folder_lock(Path(sys.argv[1]), wait=False):
+with folder_lock(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(float(sys.argv[2]))
     Path(sys.argv[3]).touch()
@@ -133,26 +133,18 @@ def test_a_second_holder_is_told_who_the_first_is_until_that_one_is_killed(tmp_p
     first = held(folder, seconds=60, left=tmp_path / "left")
     try:
         with pytest.raises(BlockingIOError, match=rf"in use by process {first.pid} since \d{{4}}-"):
-            with folder_lock(folder, wait=False):
+            with folder_lock(folder):
                 pass
     finally:
         first.kill()
         first.wait()
-    with folder_lock(folder, wait=False):
+    with folder_lock(folder):
         assert (folder / ".holder").read_text().startswith(f"process {os.getpid()} ")
     assert not (folder / ".holder").exists()
 
 
-def test_a_second_holder_may_wait(tmp_path: Path) -> None:
-    first = held(tmp_path / "folder", seconds=0.4, left=tmp_path / "left")
-    assert not (tmp_path / "left").exists()
-    with folder_lock(tmp_path / "folder", wait=True):
-        assert (tmp_path / "left").exists()
-    assert first.wait() == 0
-
-
 def test_an_exception_in_the_block_frees_the_folder(tmp_path: Path) -> None:
-    with pytest.raises(ValueError), folder_lock(tmp_path, wait=False):
+    with pytest.raises(ValueError), folder_lock(tmp_path):
         raise ValueError
-    with folder_lock(tmp_path, wait=False):
+    with folder_lock(tmp_path):
         pass

@@ -402,7 +402,7 @@ np.save(result, pictures.pixels[pictures.slots])
 """
     data, cache = tmp_path / "data", tmp_path / "cache"
     results = [tmp_path / "one.npy", tmp_path / "two.npy"]
-    with folder_lock(cache, wait=False):  # both find nothing decoded, and stand in line
+    with folder_lock(cache):  # both find nothing decoded, and stand in line
         processes = [
             subprocess.Popen(
                 [sys.executable, "-c", program, str(data), str(cache), str(result)],
@@ -422,6 +422,15 @@ np.save(result, pictures.pixels[pictures.slots])
         np.testing.assert_array_equal(np.load(result), expected)
     (pixels,) = cache.glob("*.u8")
     assert pixels.stat().st_size == 10 * SIZE**2  # each picture was decoded once
+
+
+def test_a_run_that_waits_for_anothers_cache_can_be_stopped(tmp_path: Path) -> None:
+    def refuse() -> None:
+        raise InterruptedError
+
+    paths = folder_of(tmp_path / "data", 3)
+    with folder_lock(tmp_path / "cache"), pytest.raises(InterruptedError):
+        load_pictures(paths, SIZE, tmp_path / "data", tmp_path / "cache", check=refuse)
 
 
 def test_the_data_folder_stays_as_it_is(tmp_path: Path) -> None:

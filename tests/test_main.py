@@ -16,7 +16,7 @@ import torch
 from conftest import ROOT
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from chestxray import checkpoint, progress, run
+from chestxray import checkpoint, progress, runs
 from chestxray.labels import CLASSES, FINDINGS
 from chestxray.scores import read_scores
 
@@ -34,7 +34,11 @@ def one_or_two_lines(text: str) -> bool:
     [
         ("--stage 7", "--stage: invalid choice: 7"),
         ("--stage 2", "--stage 2 goes on from a checkpoint: add --resume --ckpt FILE"),
-        ("--stage 2 --test --ckpt a.pth", "--stage 2 goes on"),
+        ("--stage 2 --test --ckpt a.pth", "--stage 2 is for training"),
+        ("--resume=", "--resume is followed by an empty name"),
+        ("--test --ckpt=", "--ckpt is followed by an empty name"),
+        ("--test --ckpt a.pth --scores s.csv.gz", "s.csv.gz does not end in .csv"),
+        ("--seed 4294967296", "0 to 4294967295"),
         ("--resume --test --ckpt a.pth", "give one of them"),
         ("--resume a.pth --ckpt b.pth", "name two checkpoints"),
         ("--test", "--test needs --ckpt FILE"),
@@ -167,7 +171,7 @@ def figures(folder: Path) -> list[dict[str, object]]:
     own = ("seconds", "run_id")
     return [
         {k: v for k, v in record.items() if k not in own}
-        for record in run.read_log(folder / "log.jsonl")
+        for record in runs.read_log(folder / "log.jsonl")
     ]
 
 
@@ -303,7 +307,8 @@ def test_the_scores_csv_holds_each_test_picture_once_with_the_labels_of_the_tabl
 def test_the_checkpoint_has_the_documented_keys_and_plain_values_only(two_epochs: Path) -> None:
     held = torch.load(two_epochs / "last.pth", weights_only=True)
     keys = """format run_id arch classes stage lr epochs_done epochs_planned pictures_done loss_sum
-    seconds_done parent split size mean std args model optimizer history versions threads table"""
+    seconds_done parent split size mean std args model optimizer history versions threads
+    precision table"""
     assert set(held) == set(keys.split())
     assert held["args"]["bs"] == 16 and "workers" not in held["args"]
     assert held["table"]["labels"].keys() == set(CLASSES)
@@ -346,7 +351,7 @@ def test_a_new_stage_freezes_takes_the_weights_along_and_begins_a_fresh_optimize
         assert torch.equal(value, after["model"][name]) != name.startswith("fc."), name
     assert len(after["optimizer"]["state"]) == 2
     assert after["optimizer"]["state"][0]["step"] < before["optimizer"]["state"][0]["step"]
-    assert after["run_id"] == before["run_id"] and after["parent"] == "last.pth"
+    assert after["run_id"] == before["run_id"] and after["parent"] == "stage1_0001_02.pth"
     shutil.rmtree("checkpoints")
 
 
@@ -359,6 +364,46 @@ def test_a_new_run_does_not_replace_another_ones_files_unasked(
     said = capsys.readouterr().err
     assert "--overwrite" in said and one_or_two_lines(said)
     assert before == {p.name: p.stat().st_mtime_ns for p in two_epochs.glob("[!.]*")}
+
+
+def test_a_run_that_overwrites_another_can_be_gone_on_with(
+    chest: Chest, drawn: Path, two_epochs: Path
+) -> None:
+    shutil.copytree(two_epochs, "checkpoints")
+    words = ("--data_path", drawn, *SMALL, "--epochs", 1, "--no-cache")
+    assert chest(*words, "--overwrite") == 0
+    assert chest("--resume", "--epochs", 1, "--no-cache") == 0  # over the other run's second epoch
+    held = {checkpoint.run_of(path) for path in Path("checkpoints").glob("*.pth")}
+    assert len(held) == 1
+    assert chest("--test", "--ckpt", "last.pth") == 1  # the scores of the other run
+    assert chest("--test", "--ckpt", "last.pth", "--overwrite") == 0
+    shutil.rmtree("checkpoints")
+
+
+def test_a_hangup_of_the_terminal_leaves_with_its_exit_code(
+    chest: Chest, drawn: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain_advance = progress.Progress.advance
+
+    def hang_up(self: progress.Progress, pictures: int, loss: float | None = None) -> None:
+        plain_advance(self, pictures, loss)
+        if loss is not None:
+            os.kill(os.getpid(), signal.SIGHUP)
+            monkeypatch.setattr(sys, "stdout", DeadTerminal())
+            monkeypatch.setattr(sys, "stderr", DeadTerminal())
+
+    class DeadTerminal:
+        def write(self, text: str) -> int:
+            raise OSError(5, "Input/output error")
+
+        def flush(self) -> None:
+            raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(progress.Progress, "advance", hang_up)
+    monkeypatch.setattr(progress.Progress, "__exit__", lambda *_: None)
+    assert chest("--data_path", drawn, *SMALL, "--no-cache") == 129
+    assert checkpoint.load(Path("checkpoints/last.pth"))["pictures_done"] == 16
+    shutil.rmtree("checkpoints")
 
 
 def test_a_test_of_another_folder_leaves_out_patients_that_the_run_has_seen(
@@ -389,11 +434,12 @@ def test_scores_of_something_else_are_not_replaced_unasked(
     Path("mine.csv").write_text("precious")
     words = ("--test", "--ckpt", two_epochs / "last.pth", "--scores", "mine.csv", "--no-cache")
     assert chest(*words) == 1
-    assert "mine.csv is there and not of this run" in capsys.readouterr().err
+    assert "mine.csv is there and of another run, checkpoint or split" in capsys.readouterr().err
     assert Path("mine.csv").read_text() == "precious"
     assert chest(*words, "--overwrite", "--split", "all") == 0
     assert len(read_scores(Path("mine.csv")).images) == 60
-    assert chest(*words, "--split", "val") == 0  # its own file by now
+    assert chest(*words, "--split", "all") == 0  # its own file by now
+    assert chest(*words, "--split", "val") == 1
 
 
 def test_broken_pictures_stop_the_run_all_named_or_are_left_out(
@@ -409,7 +455,7 @@ def test_broken_pictures_stop_the_run_all_named_or_are_left_out(
     assert all(path.name in said for path in broken) and one_or_two_lines(said)
     assert not list(Path("checkpoints").glob("*.pth"))
     assert chest(*SMALL, "--epochs", 1, "--skip-bad-images") == 0
-    assert "2 pictures cannot be read" in capsys.readouterr().out
+    assert "2 pictures cannot be read and left out:" in capsys.readouterr().out
     assert chest("--test", "--ckpt", "last.pth", "--split", "all") == 0
     images = read_scores(Path("checkpoints/last_all_scores.csv")).images
     assert len(images) == 58 and not {path.name for path in broken} & set(images)
@@ -421,7 +467,7 @@ def test_one_run_at_a_time_holds_an_output_folder(
 ) -> None:
     from chestxray.files import folder_lock
 
-    with folder_lock(Path("checkpoints"), wait=False):
+    with folder_lock(Path("checkpoints")):
         assert chest("--data_path", drawn, *SMALL) == 1
     assert f"in use by process {os.getpid()}" in capsys.readouterr().err
 

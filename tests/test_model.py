@@ -107,6 +107,18 @@ def test_imagenet_weights_come_from_torchs_cache(
     )
 
 
+def test_a_damaged_file_in_torchs_cache_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    path = tmp_path / "hub/checkpoints/resnet50-0676ba61.pth"
+    path.parent.mkdir(parents=True)
+    torch.save(resnet50().state_dict(), path)
+    path.write_bytes(path.read_bytes()[:1_000_000])
+    with pytest.raises(ValueError, match="resnet50-0676ba61.pth in .* is damaged.*delete it"):
+        model.imagenet_weights()
+
+
 def test_without_network_the_message_says_where_to_put_the_imagenet_weights(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

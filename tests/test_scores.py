@@ -8,7 +8,15 @@ import numpy as np
 import pytest
 
 from chestxray.labels import CLASSES
-from chestxray.scores import Scores, claim, metrics_path, read_scores, write_metrics, write_scores
+from chestxray.scores import (
+    Scores,
+    claim,
+    metrics_path,
+    origin,
+    read_scores,
+    write_metrics,
+    write_scores,
+)
 
 
 def made(n: int = 50, seed: int = 0) -> Scores:
@@ -111,19 +119,25 @@ def test_validation_scores_of_the_best_epoch_carry_a_note(tmp_path: Path) -> Non
         ("best.pth", "test", False),
         ("last.pth", "val", False),
     ):
-        beside = write_metrics(tmp_path / "s.csv", name, run, split, {"mean_auc": None})
+        path = tmp_path / "s.csv"
+        beside = write_metrics(path, origin(path, name, run, split), {"mean_auc": None})
         found = json.loads(beside.read_text())
         assert any("chosen on these pictures" in note for note in found["notes"]) == noted
         assert (found["checkpoint"], found["split"], found["run_id"]) == (name, split, "r")
 
 
-def test_only_scores_of_the_same_run_are_replaced_unasked(tmp_path: Path) -> None:
+def test_only_scores_of_the_same_checkpoint_and_split_are_replaced_unasked(tmp_path: Path) -> None:
     path = tmp_path / "s.csv"
-    claim(path, "mine")
+    mine = origin(path, "a.pth", {"run_id": "mine", "stage": 1, "epochs_done": 1}, "test")
+    claim(path, mine)
     path.write_text("somebody's table")
     with pytest.raises(FileExistsError, match="--overwrite"):
-        claim(path, "mine")
-    write_metrics(path, "a.pth", {"run_id": "mine", "stage": 1, "epochs_done": 1}, "test", {})
-    claim(path, "mine")
-    with pytest.raises(FileExistsError, match="not of this run"):
-        claim(path, "another")
+        claim(path, mine)
+    write_metrics(path, mine, {})
+    claim(path, mine)
+    for change in ({"run_id": "another"}, {"checkpoint": "b.pth"}, {"split": "val"}):
+        with pytest.raises(FileExistsError, match="of another run, checkpoint or split"):
+            claim(path, mine | change)
+    path.unlink()
+    with pytest.raises(FileExistsError, match="s_metrics.json"):
+        claim(path, mine | {"run_id": "another"})

@@ -169,7 +169,7 @@ def test_pictures_gone_and_new_are_counted_and_the_others_keep_their_part():
     parts, notes = recall_split(now, packed)
     stored = unpack(packed).set_index("image")["split"]
     assert parts.tolist() == [*stored[rows["image"][5:]], "", "", ""]
-    assert "5 pictures" in notes[0] and "gone" in notes[0]
+    assert "5 pictures" in notes[0] and "not here any more" in notes[0]
     assert "3 pictures" in notes[1] and "does not know" in notes[1]
 
 
@@ -231,11 +231,13 @@ def test_an_epoch_under_way_needs_all_its_pictures():
     rows = people(60)
     packed = packed_split(rows)
     images = np.array(packed["train"]["images"].split("\n"))
-    check_training_part(images, packed)
-    check_training_part(np.append(images, "00099999_000.png"), packed)
+    check_training_part(images, packed, same_tables=True)
+    check_training_part(np.append(images, "00099999_000.png"), packed, same_tables=True)
     with pytest.raises(ValueError, match="4 pictures of it cannot be had any more") as error:
-        check_training_part(images[4:], packed)
+        check_training_part(images[4:], packed, same_tables=True)
     assert ", ".join(sorted(images[:4])[:3]) + " and 1 more" in str(error.value)
+    with pytest.raises(ValueError, match="the label tables are not those that it began"):
+        check_training_part(images, packed, same_tables=False)
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from chestxray import trainer
 from chestxray.dataset import ChestDataset, epoch_order
 from chestxray.interrupt import Stopped
 from chestxray.losses import FocalLoss
-from chestxray.run import Run
+from chestxray.runs import Run
 
 RNG = np.random.default_rng(0)
 
@@ -67,8 +67,7 @@ class Bench:
             pictures(21),
             pictures(val, seed=1),
             batch_size=5,
-            seed=3,
-            max_per_class=8,
+            order_of=lambda epoch: epoch_order(pictures(21).targets, 3, epoch, 8),
             save_seconds=save_seconds,
             save_epoch=lambda: self.epochs_saved.append(self.run.epochs_done),
             save_within=self.keep,
@@ -154,7 +153,7 @@ def test_the_mean_loss_weighs_batches_by_their_pictures() -> None:
 def test_a_loss_that_is_not_finite_stops_before_the_step(value: float) -> None:
     class Broken(nn.Module):
         def forward(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-            return logits.mean() * value
+            return logits.square().mean() * value
 
     model, data = small_network(), pictures(6)
     before = copy.deepcopy([p.detach() for p in model.parameters()])
@@ -162,10 +161,21 @@ def test_a_loss_that_is_not_finite_stops_before_the_step(value: float) -> None:
     run = Run("r", 1, 0.5, 2, 4)
     with pytest.raises(FloatingPointError) as caught:
         trainer.train_one_epoch(model, Broken(), optimizer, data, np.arange(6)[::-1], 2, run)
-    for part in ("epoch 3", "after 0 of 6 pictures", "lr 0.5", "5.png, 4.png"):
+    for part in (f"the loss is {value}", "after 0 of 6 pictures", "5.png, 4.png"):
         assert part in str(caught.value)
     assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
     assert optimizer.state_dict()["state"] == {}
+
+
+def test_a_run_that_diverges_names_epoch_and_rate_and_saves_nothing() -> None:
+    bench = Bench()
+    with torch.no_grad():
+        bench.model[5].bias.fill_(float("nan"))
+    with pytest.raises(
+        FloatingPointError, match="epoch 1 at lr 0.01 has diverged: the loss is nan"
+    ):
+        bench.train()
+    assert bench.epochs_saved == [] and bench.kept is None
 
 
 def test_a_single_training_picture_is_refused() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from chestxray import checkpoint, run
+from chestxray import checkpoint, runs
 from chestxray.labels import CLASSES
 
 STORED = {"stage": 1, "bs": 32, "lr": 1e-4, "epochs": 4, "size": 224, "seed": 0, "split_seed": 0}
@@ -21,15 +21,19 @@ def held(**changes: Any) -> dict[str, Any]:
     return base | {"history": [{"epoch": n} for n in range(1, 5)]} | changes
 
 
+def held_with(stored: dict[str, Any], **changes: Any) -> dict[str, Any]:
+    return held(args=stored, **changes)
+
+
 def test_options_that_are_not_typed_come_from_the_checkpoint() -> None:
     options = {name: "default" for name in STORED} | {"workers": 3}
-    assert run.restore_options(options, {}, STORED) == []
+    assert runs.restore_options(options, {}, held_with(STORED)) == []
     assert options == STORED | {"workers": 3}
 
 
 def test_typed_options_win_and_each_difference_is_said() -> None:
     options: dict[str, Any] = {**STORED, "lr": 3e-4, "bs": 32}
-    said = run.restore_options(options, {"lr": 3e-4, "bs": 32}, STORED)
+    said = runs.restore_options(options, {"lr": 3e-4, "bs": 32}, held_with(STORED))
     assert options["lr"] == 3e-4
     assert said == ["--lr 0.0003 instead of the checkpoint's 0.0001"]
 
@@ -37,13 +41,13 @@ def test_typed_options_win_and_each_difference_is_said() -> None:
 @pytest.mark.parametrize("name", ["size", "seed", "split_seed"])
 def test_what_the_line_depends_on_cannot_be_changed(name: str) -> None:
     with pytest.raises(ValueError, match=f"--{name.replace('_', '-')} 7 is not the checkpoint's"):
-        run.restore_options(dict(STORED), {name: 7}, STORED)
-    assert run.restore_options(dict(STORED), {name: STORED[name]}, STORED) == []
+        runs.restore_options(dict(STORED), {name: 7}, held_with(STORED))
+    assert runs.restore_options(dict(STORED), {name: STORED[name]}, held_with(STORED)) == []
 
 
 def test_typed_weights_have_no_effect_and_that_is_said() -> None:
     options: dict[str, Any] = dict(STORED, weights="imagenet")
-    said = run.restore_options(options, {"weights": "imagenet"}, STORED)
+    said = runs.restore_options(options, {"weights": "imagenet"}, held_with(STORED))
     assert options["weights"] == "none"
     assert len(said) == 1 and "has no effect" in said[0]
 
@@ -63,7 +67,7 @@ def test_how_far_a_continued_run_goes(
     changes: dict[str, Any], stage: int, more: bool, planned: int, pictures: int
 ) -> None:
     options = {"stage": stage, "lr": 1e-4, "epochs": 3}
-    found = run.continue_run(held(**changes), "a.pth", options, more)
+    found = runs.continue_run(held(**changes), options, more)
     assert found.epochs_planned == planned
     assert found.pictures_done == pictures
     assert found.run_id == "r"
@@ -73,9 +77,23 @@ def test_how_far_a_continued_run_goes(
 def test_a_run_remembers_the_checkpoint_that_it_began_from() -> None:
     options = {"stage": 1, "lr": 1e-4, "epochs": 3}
     unfinished = held(epochs_done=2, parent="before.pth")
-    assert run.continue_run(unfinished, "a.pth", options, False).parent == "before.pth"
-    assert run.continue_run(held(), "a.pth", options, False).parent == "a.pth"
-    assert run.continue_run(held(), "a.pth", options | {"stage": 2}, False).parent == "a.pth"
+    assert runs.continue_run(unfinished, options, False).parent == "before.pth"
+    assert runs.continue_run(held(), options, False).parent == "stage1_0001_04.pth"
+    later = runs.continue_run(held(), options | {"stage": 2}, False)
+    assert later.parent == "stage1_0001_04.pth"
+
+
+@pytest.mark.parametrize(("name", "value"), [("max_per_class", 5), ("loss_func", "BCE")])
+def test_what_an_epoch_under_way_depends_on_can_change_between_epochs_only(
+    name: str, value: object
+) -> None:
+    stored = STORED | {"loss_func": "FocalLoss"}
+    with pytest.raises(ValueError, match="which the epoch under way keeps"):
+        runs.restore_options(dict(stored), {name: value}, held_with(stored, pictures_done=64))
+    typed = {name: value, "stage": 2}
+    said = runs.restore_options(dict(stored), typed, held_with(stored, pictures_done=64))
+    assert len(said) == 2
+    assert len(runs.restore_options(dict(stored), {name: value}, held_with(stored))) == 1
 
 
 class Workshop:
@@ -84,9 +102,9 @@ class Workshop:
     def __init__(self, folder: Path) -> None:
         self.model = torch.nn.Linear(1, 1)
         self.optimizer = torch.optim.Adam(self.model.parameters())
-        self.folder = run.RunFolder(folder, {"format": 1, "classes": list(CLASSES)})
+        self.folder = runs.RunFolder(folder, {"format": 1, "classes": list(CLASSES)})
 
-    def epoch(self, state: run.Run, auc: float | None) -> str:
+    def epoch(self, state: runs.Run, auc: float | None) -> str:
         state.loss_sum = 8.0
         figures = {"val_loss": 0.1, "val_auc": auc, "val_classes": 14 if auc else 0}
         state.finish_epoch(16, figures)
@@ -94,7 +112,7 @@ class Workshop:
 
 
 def test_an_epoch_leaves_checkpoint_last_best_log_and_curves(tmp_path: Path) -> None:
-    shop, state = Workshop(tmp_path), run.new_run(1e-4, 3)
+    shop, state = Workshop(tmp_path), runs.new_run(1e-4, 3)
     for auc in (0.6, 0.7, 0.65):
         line = shop.epoch(state, auc)
     assert line.startswith("epoch 3/3  loss 0.5000  validation loss 0.1000  AUC 0.650 (14 of 14")
@@ -103,7 +121,7 @@ def test_an_epoch_leaves_checkpoint_last_best_log_and_curves(tmp_path: Path) -> 
     assert visible == sorted([*numbered, "last.pth", "best.pth", "log.jsonl", "curves.png"])
     assert checkpoint.load(tmp_path / "last.pth")["epochs_done"] == 3
     assert checkpoint.load(tmp_path / "best.pth")["epochs_done"] == 2
-    records = run.read_log(tmp_path / "log.jsonl")
+    records = runs.read_log(tmp_path / "log.jsonl")
     assert [r["epoch"] for r in records] == [1, 2, 3]
     assert set(records[0]) == {
         *("run_id", "stage", "epoch", "lr", "pictures", "train_loss", "val_loss", "val_auc"),
@@ -113,22 +131,22 @@ def test_an_epoch_leaves_checkpoint_last_best_log_and_curves(tmp_path: Path) -> 
 
 
 def test_without_validation_the_best_is_the_last(tmp_path: Path) -> None:
-    shop, state = Workshop(tmp_path), run.new_run(1e-4, 2)
+    shop, state = Workshop(tmp_path), runs.new_run(1e-4, 2)
     shop.epoch(state, None)
     shop.epoch(state, None)
     assert checkpoint.load(tmp_path / "best.pth")["epochs_done"] == 2
 
 
 def test_a_resumed_line_appends_to_its_log_and_replaces_epochs_done_again(tmp_path: Path) -> None:
-    shop, state = Workshop(tmp_path), run.new_run(1e-4, 4)
+    shop, state = Workshop(tmp_path), runs.new_run(1e-4, 4)
     for auc in (0.6, 0.7, 0.8):
         shop.epoch(state, auc)
     first = checkpoint.load(tmp_path / "stage1_0001_01.pth")
-    again = run.continue_run(first, "a.pth", {"stage": 2, "lr": 1e-4, "epochs": 1}, True)
+    again = runs.continue_run(first, {"stage": 2, "lr": 1e-4, "epochs": 1}, True)
     shop.epoch(again, 0.5)
-    once_more = run.continue_run(first, "a.pth", {"stage": 1, "lr": 1e-4, "epochs": 1}, True)
+    once_more = runs.continue_run(first, {"stage": 1, "lr": 1e-4, "epochs": 1}, True)
     shop.epoch(once_more, 0.55)
-    log = run.read_log(tmp_path / "log.jsonl")
+    log = runs.read_log(tmp_path / "log.jsonl")
     assert [(r["stage"], r["epoch"], r["val_auc"]) for r in log] == [
         (1, 1, 0.6),
         (1, 2, 0.55),
@@ -140,35 +158,64 @@ def test_a_resumed_line_appends_to_its_log_and_replaces_epochs_done_again(tmp_pa
 def test_a_new_run_does_not_replace_another_lines_files_and_its_own_line_may(
     tmp_path: Path,
 ) -> None:
-    shop, state = Workshop(tmp_path), run.new_run(1e-4, 2)
-    run.claim(tmp_path, state)
+    shop, state = Workshop(tmp_path), runs.new_run(1e-4, 2)
+    runs.claim(tmp_path, state)
     shop.epoch(state, 0.6)
     with pytest.raises(FileExistsError) as caught:
-        run.claim(tmp_path, run.new_run(1e-4, 2))
-    for word in ("stage1_0001_01.pth, last.pth, best.pth, log.jsonl", "--overwrite", "--resume"):
+        runs.claim(tmp_path, runs.new_run(1e-4, 2))
+    for word in (
+        "stage1_0001_01.pth, last.pth, best.pth, log.jsonl",
+        "--overwrite",
+        "--output-dir",
+    ):
         assert word in str(caught.value)
-    run.claim(tmp_path, state)
+    runs.claim(tmp_path, state)
     stored = checkpoint.load(tmp_path / "last.pth")
-    run.claim(tmp_path, run.continue_run(stored, "last.pth", STORED | {"stage": 2}, False))
+    runs.claim(tmp_path, runs.continue_run(stored, STORED | {"stage": 2}, False))
 
 
 def test_a_stopped_run_says_how_to_go_on(tmp_path: Path) -> None:
-    shop, state = Workshop(tmp_path), run.new_run(1e-4, 2)
-    assert shop.folder.way_on(state) == "no batch was done, and nothing is written"
+    shop, state = Workshop(tmp_path), runs.new_run(1e-4, 2)
+    assert shop.folder.way_on(state, "") == "no batch was done, and nothing new is written"
     shop.epoch(state, 0.6)
     state.pictures_done = 8
     shop.folder.save_within(state, shop.model, shop.optimizer)
-    said = shop.folder.way_on(state)
+    said = shop.folder.way_on(state, " --output-dir here --precision fp32")
     assert "after 1 epoch and 8 pictures of the next" in said
-    assert f"python main.py --resume --output-dir {tmp_path}" in said
+    assert "python main.py --resume --output-dir here --precision fp32 finishes it" in said
     assert checkpoint.load(tmp_path / "last.pth")["pictures_done"] == 8
     assert checkpoint.load(tmp_path / "stage1_0001_01.pth")["pictures_done"] == 0
+
+
+def test_a_line_begun_with_overwrite_owns_the_folder_before_it_has_replaced_every_file(
+    tmp_path: Path,
+) -> None:
+    shop, old = Workshop(tmp_path), runs.new_run(1e-4, 4)
+    for _ in range(4):
+        shop.epoch(old, 0.6)
+    new = runs.new_run(1e-4, 4)  # --overwrite: not claimed
+    shop.folder.save_within(new, shop.model, shop.optimizer)
+    runs.claim(tmp_path, new)
+    with pytest.raises(FileExistsError):
+        runs.claim(tmp_path, old)
+
+
+def test_a_worse_epoch_done_again_does_not_become_the_best_of_the_line(tmp_path: Path) -> None:
+    shop, state = Workshop(tmp_path), runs.new_run(1e-4, 2)
+    shop.epoch(state, 0.6)
+    shop.epoch(state, 0.8)
+    first = checkpoint.load(tmp_path / "stage1_0001_01.pth")
+    again = runs.continue_run(first, {"stage": 1, "lr": 3e-4, "epochs": 1}, True)
+    shop.epoch(again, 0.7)
+    assert checkpoint.load(tmp_path / "best.pth")["history"][-1]["val_auc"] == 0.8
+    assert checkpoint.load(tmp_path / "last.pth")["history"][-1]["val_auc"] == 0.7
+    assert [r["val_auc"] for r in runs.read_log(tmp_path / "log.jsonl")] == [0.6, 0.8, 0.7]
 
 
 def test_a_log_that_is_none_is_named_with_its_line(tmp_path: Path) -> None:
     (tmp_path / "log.jsonl").write_text(json.dumps({"run_id": "r"}) + "\nhello\n")
     with pytest.raises(ValueError, match="log.jsonl, line 2 is no JSON"):
-        run.read_log(tmp_path / "log.jsonl")
+        runs.read_log(tmp_path / "log.jsonl")
 
 
 def test_the_optimizer_goes_on_with_its_moments_at_the_new_rate() -> None:
@@ -177,7 +224,7 @@ def test_the_optimizer_goes_on_with_its_moments_at_the_new_rate() -> None:
     model(torch.ones(1, 2)).sum().backward()
     old.step()
     new = torch.optim.Adam(model.parameters(), lr=1e-4)
-    run.restore_optimizer(new, old.state_dict(), 1e-4)
+    runs.restore_optimizer(new, old.state_dict(), 1e-4)
     assert new.param_groups[0]["lr"] == 1e-4
     for parameter in model.parameters():
         assert torch.equal(new.state[parameter]["exp_avg"], old.state[parameter]["exp_avg"])

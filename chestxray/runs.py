@@ -20,8 +20,10 @@ from chestxray.plots import draw_curves
 from chestxray.wording import counted, listed
 
 LOG, CURVES = "log.jsonl", "curves.png"
-# Options that a resumed run must not change: pictures, weights and split depend on them.
-_FIXED = ("size", "seed", "split_seed")
+# Options that a line cannot change, since its pictures, weights and split depend on them; and those
+# that an epoch under way cannot, since its order and its mean loss do.
+_OF_THE_LINE = ("size", "seed", "split_seed")
+_OF_THE_EPOCH = ("max_per_class", "loss_func")
 
 
 @dataclass
@@ -68,12 +70,6 @@ class Run:
             line += f" ({record['val_classes']} of {len(FINDINGS)} findings)"
         return f"{line}  {record['seconds']:.0f} s"
 
-    def is_best(self) -> bool:
-        """Whether the last epoch has the best validation AUC of the line, or none has one."""
-        known = [record["val_auc"] for record in self.history if record["val_auc"] is not None]
-        last = self.history[-1]["val_auc"]
-        return not known or (last is not None and last >= max(known))
-
 
 def new_run(lr: float, epochs: int) -> Run:
     """A first stage from its first weights."""
@@ -81,9 +77,9 @@ def new_run(lr: float, epochs: int) -> Run:
 
 
 def restore_options(
-    options: dict[str, Any], typed: dict[str, Any], stored: dict[str, Any]
+    options: dict[str, Any], typed: dict[str, Any], checkpoint: dict[str, Any]
 ) -> list[str]:
-    """Fill `options` with the stored ones where nothing was typed.
+    """Fill `options` with those of a checkpoint where nothing was typed.
 
     Returns:
         The differences, as a user reads them.
@@ -92,16 +88,25 @@ def restore_options(
         ValueError: a typed option that the line cannot change.
     """
     differences = []
-    for name, value in stored.items():
+    within = (
+        checkpoint["pictures_done"]
+        and typed.get("stage", checkpoint["stage"]) == checkpoint["stage"]
+    )
+    for name, value in checkpoint["args"].items():
         flag = f"--{name.replace('_', '-')}"
         if name not in typed:
             options[name] = value
         elif typed[name] == value:
             continue
-        elif name in _FIXED:
+        elif name in _OF_THE_LINE:
             raise ValueError(
                 f"{flag} {typed[name]} is not the checkpoint's {value}, which the whole line "
                 "keeps; leave it out, or start a new run"
+            )
+        elif name in _OF_THE_EPOCH and within:
+            raise ValueError(
+                f"{flag} {typed[name]} is not the checkpoint's {value}, which the epoch under way "
+                "keeps; leave it out, or go on from the checkpoint of a finished epoch"
             )
         elif name == "weights":
             options[name] = value  # it also says what stage 1 trains
@@ -114,7 +119,7 @@ def restore_options(
     return differences
 
 
-def continue_run(checkpoint: dict[str, Any], name: str, options: dict[str, Any], more: bool) -> Run:
+def continue_run(checkpoint: dict[str, Any], options: dict[str, Any], more: bool) -> Run:
     """The run that goes on from a checkpoint.
 
     Another stage is a new run, between epochs. The same stage goes on where it stands: to the
@@ -122,7 +127,6 @@ def continue_run(checkpoint: dict[str, Any], name: str, options: dict[str, Any],
 
     Args:
         checkpoint: as loaded.
-        name: of its file.
         options: `stage`, `lr` and `epochs` of the run to come.
         more: `epochs` was typed.
     """
@@ -133,7 +137,7 @@ def continue_run(checkpoint: dict[str, Any], name: str, options: dict[str, Any],
         lr=options["lr"],
         epochs_done=done,
         epochs_planned=done + options["epochs"],
-        parent=name,
+        parent=checkpoint_name(checkpoint["stage"], checkpoint["lr"], done),
         history=list(checkpoint["history"]),
     )
     if options["stage"] == checkpoint["stage"]:
@@ -156,9 +160,14 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any], l
 def claim(folder: Path, run: Run) -> None:
     """Refuse to go on where files of another line would be replaced.
 
+    A line whose last.pth lies in the folder owns it: others' files are there because it was begun
+    with --overwrite.
+
     Raises:
         FileExistsError: names them.
     """
+    if (folder / LAST).exists() and run_of(folder / LAST) == run.run_id:
+        return
     epochs = range(run.epochs_done + 1, run.epochs_planned + 1)
     names = [checkpoint_name(run.stage, run.lr, epoch) for epoch in epochs]
     others = [
@@ -171,8 +180,8 @@ def claim(folder: Path, run: Run) -> None:
         others.append(LOG)
     if others:
         raise FileExistsError(
-            f"{folder} holds another run, whose {listed(others)} would be replaced; --output-dir "
-            "DIR names another folder, --resume goes on with that run, --overwrite replaces it"
+            f"{listed(others)} in {folder} would be replaced and belong to another run; "
+            "--output-dir DIR names another folder, --overwrite replaces them"
         )
 
 
@@ -196,12 +205,12 @@ class RunFolder:
         """
         path = self.folder / checkpoint_name(run.stage, run.lr, run.epochs_done)
         save(path, self._checkpoint(run, model, optimizer))
-        link_or_copy(path, self.folder / LAST)
-        if run.is_best():
+        records = self._write_log(run)
+        if _last_is_best(run.history[-1], records):
             link_or_copy(path, self.folder / BEST)
-        self._write_log(run)
         with whole_file(self.folder / CURVES, "wb") as file:
             draw_curves(run.history, file)
+        link_or_copy(path, self.folder / LAST)  # at the end: a kill before repeats the epoch
         self.saved = True
         return f"{run.last_epoch()}  {path}"
 
@@ -210,15 +219,19 @@ class RunFolder:
         save(self.folder / LAST, self._checkpoint(run, model, optimizer))
         self.saved = True
 
-    def way_on(self, run: Run) -> str:
-        """Where a stopped run stands, and the command that finishes it."""
+    def way_on(self, run: Run, options: str) -> str:
+        """Where a stopped run stands, and the command that finishes it.
+
+        Args:
+            run: as it stopped.
+            options: what else to type, since no checkpoint keeps it.
+        """
         if not self.saved:
-            return "no batch was done, and nothing is written"
+            return "no batch was done, and nothing new is written"
         where = f"after {counted(run.epochs_done, 'epoch')}"
         if run.pictures_done:
             where += f" and {counted(run.pictures_done, 'picture')} of the next"
-        folder = "" if str(self.folder) == "checkpoints" else f" --output-dir {self.folder}"
-        command = f"python main.py --resume{folder}"
+        command = f"python main.py --resume{options}"
         return f"{self.folder / LAST} holds the run {where}; {command} finishes it"
 
     def _checkpoint(
@@ -231,15 +244,22 @@ class RunFolder:
             "optimizer": optimizer.state_dict(),
         }
 
-    def _write_log(self, run: Run) -> None:
+    def _write_log(self, run: Run) -> list[dict[str, Any]]:
         """Append what the log does not have yet; an epoch that was done again is replaced."""
         path = self.folder / LOG
         before = (
             [r for r in read_log(path) if r.get("run_id") == run.run_id] if path.exists() else []
         )
-        records = {(record["stage"], record["epoch"]): record for record in [*before, *run.history]}
+        records = {(r["stage"], r["lr"], r["epoch"]): r for r in [*before, *run.history]}
         with whole_file(path) as file:
             file.write("".join(json.dumps(record) + "\n" for record in records.values()))
+        return list(records.values())
+
+
+def _last_is_best(last: dict[str, Any], records: list[dict[str, Any]]) -> bool:
+    """Whether an epoch has the best validation AUC of its line, or none has one."""
+    known = [record["val_auc"] for record in records if record["val_auc"] is not None]
+    return not known or (last["val_auc"] is not None and last["val_auc"] >= max(known))
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:

@@ -25,9 +25,9 @@ demo: .venv/.installed $(DEMO_DATA)/Data_Entry_2017.csv
 	$(BIN)/python main.py --data_path $(DEMO_DATA) --output-dir $(DEMO_OUT) --overwrite \
 	  --weights none --size 64 --bs 16 --lr 5e-4 --epochs 4
 	$(BIN)/python main.py --output-dir $(DEMO_OUT) --overwrite \
-	  --resume --ckpt stage1_0005_04.pth --stage 2 --epochs 2
+	  --resume --ckpt stage1_0005_04.pth --stage 2 --lr 1e-4 --epochs 2
 	$(BIN)/python main.py --output-dir $(DEMO_OUT) --overwrite \
-	  --test --ckpt stage1_0005_06.pth --ci 200
+	  --test --ckpt stage2_0001_06.pth --ci 200
 
 lint: .venv/.installed
 	$(BIN)/ruff format --check .

@@ -22,7 +22,7 @@ def test_the_demo_learns_from_drawn_pictures_and_says_where_everything_lies(tmp_
     )
     assert done.returncode == 0, done.stderr
     print(done.stdout)
-    metrics = json.loads((tmp_path / "out/stage2_0005_06_test_metrics.json").read_text())
+    metrics = json.loads((tmp_path / "out/stage2_0001_06_test_metrics.json").read_text())
     rows = [metrics["classes"][name] for name in FINDINGS]
     areas = [row["auc"] for row in rows if row["positives"] >= 5]
     assert len(areas) >= 10

@@ -28,6 +28,8 @@ demo: .venv/.installed $(DEMO_DATA)/Data_Entry_2017.csv
 	  --resume --ckpt stage1_0005_04.pth --stage 2 --lr 1e-4 --epochs 2
 	$(BIN)/python main.py --output-dir $(DEMO_OUT) --overwrite \
 	  --test --ckpt stage2_0001_06.pth --ci 200
+	$(BIN)/python -m chestxray.conformal $(DEMO_OUT)/stage2_0001_06_test_scores.csv --risk fnr \
+	  --alpha 0.1 0.2
 
 lint: .venv/.installed
 	$(BIN)/ruff format --check .

@@ -10,14 +10,14 @@ steps; each step has its room in the package chestxray.
 
 import argparse
 import contextlib
-import difflib
 import math
 import os
 import shlex
 import sys
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
+from chestxray.arguments import Parser
 from chestxray.interrupt import Stopped, StopRequest, listen
 
 # What needs torch or pandas is imported where the steps begin: --help and wrong usage answer
@@ -26,32 +26,6 @@ from chestxray.interrupt import Stopped, StopRequest, listen
 # Options that no checkpoint keeps, since they belong to a machine or to one command.
 MACHINE = ("workers", "precision", "device", "output_dir", "cache_dir", "no_cache")
 COMMAND = ("overwrite", "debug", "test", "split", "scores", "ci", "resume", "ckpt")
-
-
-class Parser(argparse.ArgumentParser):
-    """Errors in one line, the nearest flag named, flags with dashes or underscores."""
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: error: {message} (--help shows all flags)\n")
-
-    def parse(self, argv: list[str]) -> tuple[argparse.Namespace, dict[str, Any]]:
-        """All options, and those of them that were typed."""
-        spelled = {name.replace("_", "-"): name for name in self._option_string_actions}
-        argv = [self._respell(word, spelled) for word in argv]
-        args, unknown = self.parse_known_args(argv)
-        if unknown:
-            near = difflib.get_close_matches(unknown[0].partition("=")[0], spelled, n=1)
-            self.error(
-                f"unknown argument {unknown[0]}" + (f"; did you mean {near[0]}?" if near else "")
-            )
-        self.set_defaults(**dict.fromkeys(vars(args)))
-        typed = {name: v for name, v in vars(self.parse_args(argv)).items() if v is not None}
-        return args, typed
-
-    @staticmethod
-    def _respell(word: str, spelled: dict[str, str]) -> str:
-        flag, equals, value = word.partition("=")
-        return spelled.get(flag.replace("_", "-"), flag) + equals + value
 
 
 def number(kind: type, low: float, high: float, text: str) -> Any:

@@ -5,7 +5,9 @@ Columns: image, patient, split, then for the classes in their order y_<class> (0
 of classes, y_ and p_ in pairs of the same order; patient, split and z_ may be absent.
 """
 
+import gzip
 import json
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +28,7 @@ class Scores:
         patients: (N,) text; None where the file has no such column.
         splits: (N,) text, "train", "val" or "test"; None where the file has no such column.
         classes: C names.
-        targets: (N, C) uint8, 0 or 1.
+        targets: (N, C) uint8, 0 or 1; (N, 0) where the file has no labels.
         logits: (N, C) float32; None where the file has none.
         scores: (N, C) float32, in [0, 1].
     """
@@ -38,6 +40,22 @@ class Scores:
     targets: np.ndarray
     logits: np.ndarray | None
     scores: np.ndarray
+
+    def take(self, rows: np.ndarray, columns: list[int]) -> "Scores":
+        """The chosen rows (a mask) and classes (numbers)."""
+
+        def of(values: np.ndarray | None) -> np.ndarray | None:
+            return None if values is None else values[rows]
+
+        return Scores(
+            images=self.images[rows],
+            patients=of(self.patients),
+            splits=of(self.splits),
+            classes=tuple(self.classes[k] for k in columns),
+            targets=self.targets[rows][:, columns if self.targets.shape[1] else []],
+            logits=None if self.logits is None else self.logits[rows][:, columns],
+            scores=self.scores[rows][:, columns],
+        )
 
 
 def write_scores(path: Path, table: Scores) -> None:
@@ -115,8 +133,12 @@ def claim(path: Path, origin: dict[str, Any]) -> None:
         )
 
 
-def read_scores(path: Path) -> Scores:
+def read_scores(path: Path, labels: bool = True) -> Scores:
     """Read a scores CSV, plain or .gz.
+
+    Args:
+        path: the file.
+        labels: refuse a file without labels.
 
     Raises:
         ValueError: columns that are missing or whose classes differ; values that are not numbers,
@@ -132,17 +154,32 @@ def read_scores(path: Path) -> Scores:
             index_col=False,
             encoding="utf-8-sig",
         )
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is no scores CSV: {error}") from error
-    classes = _classes(path, list(header))
+    except (
+        pd.errors.ParserError,
+        pd.errors.EmptyDataError,
+        UnicodeDecodeError,
+        EOFError,
+        zlib.error,
+        gzip.BadGzipFile,
+    ) as error:
+        raise ValueError(f"{path} is no scores CSV: {str(error).strip()}") from error
+    classes = _classes(path, list(header), labels)
     if frame["image"].duplicated().any():
         twice = frame["image"][frame["image"].duplicated()].unique()
         raise ValueError(f"{path}: pictures twice: {listed(twice)}")
     frame = frame.sort_values("image", kind="stable")
 
-    targets = _numbers(path, frame, "y_", classes)
+    labelled = f"y_{classes[0]}" in frame
+    targets = _numbers(path, frame, "y_", classes if labelled else ())
     scores = _numbers(path, frame, "p_", classes)
-    _refuse(path, frame, "y_", classes, (targets != 0) & (targets != 1), "is neither 0 nor 1")
+    _refuse(
+        path,
+        frame,
+        "y_",
+        classes[: targets.shape[1]],
+        (targets != 0) & (targets != 1),
+        "is neither 0 nor 1",
+    )
     _refuse(path, frame, "p_", classes, ~((scores >= 0) & (scores <= 1)), "is not in [0, 1]")
     has_logits = f"z_{classes[0]}" in frame
     return Scores(
@@ -156,7 +193,7 @@ def read_scores(path: Path) -> Scores:
     )
 
 
-def _classes(path: Path, header: list[str]) -> tuple[str, ...]:
+def _classes(path: Path, header: list[str], labels: bool) -> tuple[str, ...]:
     named = {p: [c[2:] for c in header if c.startswith(p)] for p in ("y_", "z_", "p_")}
     if "image" not in header or not named["p_"]:
         raise ValueError(
@@ -164,7 +201,7 @@ def _classes(path: Path, header: list[str]) -> tuple[str, ...]:
             f"{listed(header)}"
         )
     for prefix in ("y_", "z_"):
-        if named[prefix] != named["p_"] and (named[prefix] or prefix == "y_"):
+        if named[prefix] != named["p_"] and (named[prefix] or (prefix == "y_" and labels)):
             raise ValueError(
                 f"{path}: the columns {prefix}* and p_* name different classes or orders: "
                 f"{listed(named[prefix], most=20) or 'none'}; {listed(named['p_'], most=20)}"

@@ -1,5 +1,6 @@
 """The documented commands, typed as they stand in the README, on drawn pictures."""
 
+import csv
 import json
 import os
 import subprocess
@@ -19,6 +20,8 @@ COMMANDS = (
     "python main.py --bs 32 --lr 1e-4",
     "python main.py --resume --ckpt stage1_0001_04.pth --stage 2 --bs 32 --lr 1e-4",
     "python main.py --test --ckpt stage1_0001_08.pth",
+    "python -m chestxray.conformal checkpoints/stage2_0001_08_test_scores.csv "
+    "--risk fnr --alpha 0.1",
 )
 
 
@@ -28,14 +31,20 @@ def test_the_documented_commands_work_as_typed_and_in_this_order(tmp_path: Path)
     # here random ones, since test machines may reach no network.
     for name in ("main.py", "chestxray"):
         (tmp_path / name).symlink_to(ROOT / name)
-    draw_dataset(tmp_path / "data", n=30, size=64)
+    draw_dataset(tmp_path / "data", n=90, size=64)
+    # Few pictures to train on, and enough test patients for alpha = 0.1.
+    names = sorted(path.name for path in (tmp_path / "data/images").iterdir())
+    train_patients = sorted({name[:8] for name in names[:24]})[:-1]
+    for file, in_list in (("train_val_list.txt", True), ("test_list.txt", False)):
+        chosen = [name for name in names if (name[:8] in train_patients) == in_list]
+        (tmp_path / "data" / file).write_text("\n".join(chosen))
     (tmp_path / "home/hub/checkpoints").mkdir(parents=True)
     torch.save(resnet50().state_dict(), tmp_path / "home/hub/checkpoints/resnet50-0676ba61.pth")
     environment = os.environ | {"TORCH_HOME": str(tmp_path / "home")}
 
     said = []
     for command in COMMANDS:
-        assert command in (ROOT / "README.md").read_text()
+        assert f"    {command}" in (ROOT / "README.md").read_text()
         words = [sys.executable, *command.split()[1:]]
         done = subprocess.run(
             words,
@@ -55,8 +64,9 @@ def test_the_documented_commands_work_as_typed_and_in_this_order(tmp_path: Path)
         *(f"stage2_0001_{n:02d}.pth" for n in (5, 6, 7, 8)),
         *("last.pth", "best.pth", "log.jsonl", "curves.png"),
         *("stage2_0001_08_test_scores.csv", "stage2_0001_08_test_metrics.json"),
+        "stage2_0001_08_test_scores_fnr_crc",
     }
-    assert all("0 patients shared" in text for text in said)
+    assert all("0 patients shared" in text for text in said[:3])
     assert "stage1_0001_08.pth is not there" in said[2]
     assert "stage2_0001_08.pth is epoch 08 of a line with a stage 1" in said[2]
     assert "findings" in said[2].splitlines()[-4]
@@ -73,6 +83,11 @@ def test_the_documented_commands_work_as_typed_and_in_this_order(tmp_path: Path)
     assert len({record["run_id"] for record in log}) == 1
     table = read_scores(tmp_path / wrote[0])
     assert table.images.tolist() == sorted((tmp_path / "data/test_list.txt").read_text().split())
+
+    assert "is at most 0.1 on average" in said[3]
+    calibrated = tmp_path / "checkpoints/stage2_0001_08_test_scores_fnr_crc"
+    with open(calibrated / "sets.csv", newline="") as file:
+        assert [row["image"] for row in csv.DictReader(file)] == table.images.tolist()
 
     first = checkpoint.load(tmp_path / "checkpoints/stage1_0001_04.pth")["model"]
     second = checkpoint.load(tmp_path / "checkpoints/stage2_0001_08.pth")["model"]

@@ -28,5 +28,10 @@ def test_the_demo_learns_from_drawn_pictures_and_says_where_everything_lies(tmp_
     assert len(areas) >= 10
     assert np.mean(areas) > 0.75
     wrote = [line[6:] for line in done.stdout.splitlines() if line.startswith("wrote ")]
-    assert [Path(name).is_file() for name in wrote] == [True, True]
+    assert [Path(name).is_file() for name in wrote[:2]] == [True, True]
+    conformal = tmp_path / "out/stage2_0001_06_test_scores_fnr_crc"
+    assert wrote[2].startswith(f"{conformal}/: thresholds.json, sets.csv, report.json, report.md")
+    levels = json.loads((conformal / "thresholds.json").read_text())["levels"]
+    assert [level["alpha"] for level in levels] == [0.1, 0.2]
+    assert 0 < levels[0]["threshold"] < levels[1]["threshold"] < 1
     assert "drawn" in done.stdout

@@ -1,0 +1,34 @@
+"""From scores to prediction sets with a guarantee: conformal risk control, RCPS, learn then test.
+
+    python -m chestxray.conformal SCORES.csv --risk fnr --alpha 0.1
+
+Functions on arrays, for notebooks: crc_threshold, rcps_threshold, ltt_thresholds over the losses of
+miss_rates and false_discovery_rates. Nothing here knows a network; torch is never imported.
+"""
+
+from chestxray.conformal.bounds import hoeffding_bentkus_p_values, wsr_bound, wsr_certifies
+from chestxray.conformal.losses import (
+    GRID,
+    counting_rows,
+    false_discovery_rates,
+    miss_rates,
+    set_sizes,
+    unit_codes,
+)
+from chestxray.conformal.search import crc_threshold, holm, ltt_thresholds, rcps_threshold
+
+__all__ = [
+    "GRID",
+    "counting_rows",
+    "crc_threshold",
+    "false_discovery_rates",
+    "hoeffding_bentkus_p_values",
+    "holm",
+    "ltt_thresholds",
+    "miss_rates",
+    "rcps_threshold",
+    "set_sizes",
+    "unit_codes",
+    "wsr_bound",
+    "wsr_certifies",
+]

@@ -1,0 +1,129 @@
+"""The four pictures of the report; matplotlib is imported only when one is drawn."""
+
+from typing import IO, Any
+
+import numpy as np
+
+from chestxray.conformal.calibrate import Choices
+from chestxray.conformal.losses import GRID
+
+_BLUE, _ORANGE, _GREEN, _BLACK = "#0072b2", "#d55e00", "#009e73", "#222222"
+_NAMES = {"fnr": "miss rate (FNR)", "fdr": "false discovery rate (FDR)"}
+_TICKS = (0.001, 0.01, 0.1, 0.5, 0.9, 0.99, 0.999)
+
+
+def _axes(choices: Choices, alpha: str) -> tuple[Any, Any]:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 5), layout="constrained")
+    axes = figure.subplots()
+    axes.spines[["top", "right"]].set_visible(False)
+    promise = f"alpha = {alpha}"
+    if choices.method != "crc":
+        promise += f", delta = {choices.delta:g}"
+    axes.set_title(
+        f"{choices.risk.upper()} by {choices.method.upper()}, {promise}", loc="left", fontsize=11
+    )
+    return figure, axes
+
+
+def draw_risk(
+    file: IO[bytes],
+    risks: np.ndarray,
+    bound: np.ndarray | None,
+    level: dict[str, Any],
+    choices: Choices,
+) -> None:
+    """Risk on the calibration rows against the threshold, with bound, alpha and certified part.
+
+    Args:
+        file: where the PNG goes.
+        risks: (T,) mean loss of the calibration units on the grid.
+        bound: (T,) its upper bound or correction, None where the method has none.
+        level: one of report.json's levels, certified.
+        choices: risk, method and unit.
+    """
+    figure, axes = _axes(choices, level["alpha"])
+    axes.plot(GRID, risks, color=_BLUE, linewidth=3, label=f"calibration {choices.unit}s, mean")
+    if bound is not None:
+        name = "corrected for one more" if choices.method == "crc" else "upper bound"
+        axes.plot(GRID, bound, color=_ORANGE, linestyle="--", label=name)
+    axes.axhline(float(level["alpha"]), color=_BLACK, linestyle=":", label="alpha")
+    threshold = level["threshold"]
+    inside = (GRID[0], threshold) if choices.risk == "fnr" else (threshold, GRID[-1])
+    if choices.fwer == "fst" or choices.method != "ltt":  # what Holm certifies may have gaps
+        axes.axvspan(*inside, color=_GREEN, alpha=0.12, label="certified thresholds")
+    axes.axvline(threshold, color=_GREEN, label=f"threshold {threshold:.4g}")
+    axes.set_xscale("logit")
+    axes.set_xticks(_TICKS, [f"{tick:g}" for tick in _TICKS])
+    axes.minorticks_off()
+    axes.set(xlim=(_TICKS[0], _TICKS[-1]), ylim=(0, 1.02), ylabel=_NAMES[choices.risk])
+    axes.set_xlabel("threshold t (logit scale): a class is in the set where p >= t")
+    axes.legend(frameon=False, loc="best")
+    figure.savefig(file, format="png", dpi=120)
+
+
+def draw_resplits(
+    file: IO[bytes], risks: np.ndarray, alpha: str, choices: Choices, fraction: float
+) -> None:
+    """Histogram of the realised risk over re-splits by patient, with alpha and the mean.
+
+    Args:
+        file: where the PNG goes.
+        risks: (times,) realised risk of each cut, NaN where it certifies nothing.
+        alpha: the level.
+        choices: risk, method and unit.
+        fraction: of the patients that calibrate.
+    """
+    known = risks[~np.isnan(risks)]
+    figure, axes = _axes(choices, alpha)
+    axes.hist(known, bins=40, color=_BLUE, alpha=0.75)
+    above = float((known > float(alpha)).mean()) if len(known) else 0.0
+    axes.axvline(float(alpha), color=_BLACK, linestyle="--", linewidth=2, label=f"alpha = {alpha}")
+    if len(known):
+        axes.axvline(known.mean(), color=_ORANGE, linewidth=2, label=f"mean {known.mean():.3f}")
+    axes.plot([], [], " ", label=f"{above:.1%} of {len(known):,} cuts above alpha")
+    if choices.method != "crc":
+        axes.plot([], [], " ", label="gaps: thresholds lie on a grid")
+    whom = f"{choices.unit}s of the other side"
+    axes.set_xlabel(f"realised {_NAMES[choices.risk]}, mean over the {whom}")
+    axes.set_ylabel(f"cuts by patient, {fraction:.0%} for calibration")
+    axes.legend(frameon=False)
+    figure.savefig(file, format="png", dpi=120)
+
+
+def draw_sizes(file: IO[bytes], sets: np.ndarray, alpha: str, choices: Choices) -> None:
+    """How many classes the sets (N, K) of the evaluation pictures have."""
+    figure, axes = _axes(choices, alpha)
+    sizes, classes = sets.sum(axis=1), sets.shape[1]
+    shares = np.bincount(sizes, minlength=classes + 1) / len(sizes)
+    axes.bar(np.arange(classes + 1), shares, color=_BLUE)
+    axes.axvline(sizes.mean(), color=_ORANGE, linewidth=2, label=f"mean {sizes.mean():.2f}")
+    axes.plot([], [], " ", label=f"empty {shares[0]:.1%}, every class {shares[-1]:.1%}")
+    axes.set(xlabel="classes in the prediction set", ylabel="share of the evaluation pictures")
+    axes.set_xticks(np.arange(classes + 1))
+    axes.legend(frameon=False)
+    figure.savefig(file, format="png", dpi=120)
+
+
+def draw_classes(
+    file: IO[bytes], table: dict[str, dict[str, Any]], alpha: str, choices: Choices
+) -> None:
+    """Recall and false share of each class by picture, with their patient-bootstrap intervals."""
+    figure, axes = _axes(choices, alpha)
+    places = np.arange(len(table))
+    for shift, what, color in ((-0.2, "recall", _BLUE), (0.2, "fdr", _ORANGE)):
+        shares = [row["picture"][what] for row in table.values()]
+        values = np.array([np.nan if s["value"] is None else s["value"] for s in shares])
+        ends = np.array([s["interval"] or (np.nan, np.nan) for s in shares]).T
+        spread = np.clip(np.abs(ends - values), 0, None)
+        name = "recall" if what == "recall" else "false share (FDR)"
+        axes.barh(places + shift, values, 0.38, color=color, label=name, xerr=spread, ecolor=_BLACK)
+    limit = float(alpha) if choices.risk == "fdr" else 1 - float(alpha)
+    name = "alpha" if choices.risk == "fdr" else "1 - alpha"
+    axes.axvline(limit, color=_BLACK, linestyle=":", label=name)
+    axes.set_yticks(places, [f"{n} ({row['positives']:,} positive)" for n, row in table.items()])
+    axes.invert_yaxis()
+    axes.set(xlim=(0, 1), xlabel="share by picture, with 95 % patient-bootstrap intervals")
+    figure.legend(frameon=False, loc="outside lower center", ncols=3)
+    figure.savefig(file, format="png", dpi=120)

@@ -1,0 +1,246 @@
+"""The thresholds against searches over everything, and against MAPIE."""
+
+import math
+import warnings
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from chestxray.conformal import (
+    crc_threshold,
+    false_discovery_rates,
+    hoeffding_bentkus_p_values,
+    holm,
+    ltt_thresholds,
+    miss_rates,
+    rcps_threshold,
+    unit_codes,
+    wsr_certifies,
+)
+
+ALPHAS = ("0.05", "0.1", "0.2", "0.25", "0.29", "0.3", "0.34", "0.5", "0.57", "0.9", "1")
+
+
+@st.composite
+def pictures(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Labels, scores and units of some pictures with many ties."""
+    n, classes = draw(st.integers(1, 14)), draw(st.integers(1, 4))
+    values = st.sampled_from(draw(st.sampled_from([(0.0, 0.5, 1.0), (0.1, 0.2, 0.3, 0.6, 0.7)])))
+    scores = draw(st.lists(st.tuples(*[values] * classes), min_size=n, max_size=n))
+    flags = st.tuples(*[st.integers(0, 1)] * classes)
+    targets = draw(st.lists(flags, min_size=n, max_size=n))
+    units = draw(st.lists(st.integers(0, 9), min_size=n, max_size=n))
+    return np.array(targets, dtype=np.uint8), np.array(scores), unit_codes(np.array(units))[1]
+
+
+def loss_sum(
+    targets: np.ndarray, scores: np.ndarray, codes: np.ndarray, threshold: float
+) -> Fraction:
+    """The sum over the units of their mean miss rate at a threshold, exactly."""
+    total = Fraction(0)
+    for unit in range(max(codes) + 1):
+        own = [i for i, code in enumerate(codes) if code == unit]
+        for i in own:
+            positive = [k for k, y in enumerate(targets[i]) if y]
+            missed = [k for k in positive if scores[i][k] < threshold]
+            total += Fraction(len(missed), max(len(positive), 1) * len(own))
+    return total
+
+
+def brute_crc(targets: np.ndarray, scores: np.ndarray, codes: np.ndarray, alpha: str) -> float:
+    """The largest of all scores, and of no limit, that meets equation 4."""
+    n = max(codes) + 1
+    safe = [
+        t
+        for t in [-math.inf, *np.unique(scores), math.inf]
+        if (loss_sum(targets, scores, codes, t) + 1) / (n + 1) <= Fraction(alpha)
+    ]
+    return max(safe, default=-math.inf)
+
+
+@given(pictures(), st.sampled_from(ALPHAS))
+@settings(max_examples=300, deadline=None)
+@example((np.ones((99, 1), dtype=np.uint8), np.arange(99)[:, None] / 99, np.arange(99)), "0.29")
+def test_crc_is_the_best_of_all_scores(made: tuple, alpha: str) -> None:
+    assert crc_threshold(*made, alpha) == brute_crc(*made, alpha)
+
+
+@given(pictures(), st.sampled_from(ALPHAS[:-1]))
+def test_crc_does_not_depend_on_the_order_of_rows_classes_and_units(
+    made: tuple, alpha: str
+) -> None:
+    targets, scores, codes = made
+    rng = np.random.default_rng(0)
+    rows, columns = rng.permutation(len(codes)), rng.permutation(targets.shape[1])
+    renamed = rng.permutation(codes.max() + 1)[codes]
+    shuffled = crc_threshold(
+        targets[rows][:, columns], scores[rows][:, columns], renamed[rows], alpha
+    )
+    assert shuffled == crc_threshold(targets, scores, codes, alpha)
+
+
+def test_crc_at_alpha_1_allows_empty_sets_and_below_one_in_n_plus_1_nothing() -> None:
+    rng = np.random.default_rng(0)
+    targets, scores, codes = np.ones((50, 3)), rng.uniform(size=(50, 3)), np.arange(50)
+    assert crc_threshold(targets, scores, codes, 1) == math.inf
+    assert crc_threshold(targets, scores, codes, Fraction(1, 51) - Fraction(1, 10**9)) == -math.inf
+    assert crc_threshold(targets, scores, codes, Fraction(1, 51)) == scores.min()
+
+
+@pytest.mark.parametrize("alpha", ["0.29", Fraction(29, 100)])
+def test_alpha_is_taken_as_typed(alpha: str | Fraction) -> None:
+    scores = np.arange(1, 100)[:, None] / 100  # 99 pictures: of 100 alpha - 1 = 28 may be missed
+    found = crc_threshold(np.ones((99, 1)), scores, np.arange(99), alpha)
+    assert (scores < found).sum() == 28
+    assert math.floor(0.29 * 100) == 28  # what plain floats make of the 29 of (n + 1) alpha
+
+
+@pytest.mark.parametrize(("alpha", "allowed"), [("0.1", 9), ("0.3", 29), ("0.7", 69)])
+def test_thirds_and_sevenths_that_add_up_to_a_whole_limit_still_meet_it(
+    alpha: str, allowed: int
+) -> None:
+    positives = np.where(np.arange(99) % 2, 3, 7)[:, None]
+    scores = np.repeat(np.arange(1, 100)[:, None] / 100, 7, axis=1)
+    found = crc_threshold(np.arange(7) < positives, scores, np.arange(99), alpha)
+    assert (scores[:, 0] < found).sum() == allowed
+
+
+@given(pictures(), st.sampled_from(["0.1", "0.3", "0.6"]), st.sampled_from([0.1, 0.5]))
+@settings(max_examples=50, deadline=None)
+def test_rcps_walks_from_small_thresholds_while_the_bound_is_below_alpha(
+    made: tuple, alpha: str, delta: float
+) -> None:
+    grid = np.linspace(0, 1.1, 150)  # more than two blocks of thresholds
+    losses = np.tile(miss_rates(*made, grid), (12, 1))
+    order = np.random.default_rng(0).permutation(len(losses))
+    expected = -math.inf
+    for place, threshold in enumerate(grid):
+        if not wsr_certifies(losses[order, place][:, None], float(alpha), delta)[0]:
+            break
+        expected = threshold
+    assert rcps_threshold(losses, float(alpha), delta, order, grid) == expected
+
+
+def test_rcps_stops_at_the_first_failure_even_if_later_thresholds_would_pass() -> None:
+    losses = np.zeros((400, 5))
+    losses[:, 2] = 0.9
+    order, grid = np.arange(400), np.linspace(0.1, 0.5, 5)
+    assert rcps_threshold(losses, 0.1, 0.1, order, grid) == grid[1]
+    assert rcps_threshold(losses[:, 2:], 0.1, 0.1, order, grid[2:]) == -math.inf
+    assert rcps_threshold(losses[:, :2], 0.1, 0.1, order, grid[:2]) == grid[1]
+
+
+def brute_holm(p_values: list[float], delta: float) -> list[bool]:
+    """Step down: the smallest p-value left against delta by how many are left."""
+    left = set(range(len(p_values)))
+    while left:
+        least = min(left, key=lambda k: p_values[k])
+        if p_values[least] > delta / len(left):
+            break
+        left.remove(least)
+    return [k not in left for k in range(len(p_values))]
+
+
+P_VALUES = st.lists(st.sampled_from([0.0, 0.01, 0.02, 0.025, 0.03, 0.05, 0.1, 1.0]), min_size=1)
+
+
+@given(P_VALUES, st.sampled_from([0.03, 0.05, 0.1]))
+def test_holm_is_the_step_down_procedure(p_values: list[float], delta: float) -> None:
+    assert holm(np.array(p_values), delta).tolist() == brute_holm(p_values, delta)
+
+
+RISKS = st.lists(st.sampled_from([0.0, 0.05, 0.2, 0.25, 0.3, 0.6, 1.0]), min_size=1, max_size=12)
+
+
+@given(RISKS, st.booleans())
+def test_the_fixed_sequence_stops_at_the_first_p_value_above_delta(
+    risks: list[float], strict_last: bool
+) -> None:
+    p_values = hoeffding_bentkus_p_values(np.array(risks), 100, 0.3)
+    places = range(len(risks))
+    expected = [False] * len(risks)
+    for place in reversed(places) if strict_last else places:
+        if p_values[place] > 0.1:
+            break
+        expected[place] = True
+    found = ltt_thresholds(np.array(risks), 100, 0.3, 0.1, "fst", strict_last)
+    assert found.tolist() == expected
+
+
+@given(RISKS)
+def test_holm_tests_the_same_p_values_and_knows_no_order(risks: list[float]) -> None:
+    p_values = hoeffding_bentkus_p_values(np.array(risks), 100, 0.3).tolist()
+    for strict_last in (True, False):
+        found = ltt_thresholds(np.array(risks), 100, 0.3, 0.1, "holm", strict_last)
+        assert found.tolist() == brute_holm(p_values, 0.1)
+
+
+# MAPIE has `p > t` where ours is `p >= t`: on these thresholds, which no score equals, both agree.
+FINE = np.linspace(0.0005, 0.9995, 400)
+
+
+def scored(n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Labels, at least one a picture (MAPIE demands it), and scores in steps off the grid."""
+    rng = np.random.default_rng(seed)
+    truth = rng.normal(-1, 1, size=(n, 6))
+    targets = (truth + rng.normal(size=(n, 6)) > 0).astype(np.uint8)
+    targets[np.arange(n), truth.argmax(axis=1)] = 1
+    scores = np.round(1 / (1 + np.exp(-truth)), 3)
+    assert not np.isin(scores, FINE).any()
+    return targets, scores
+
+
+def mapie_threshold(targets: np.ndarray, scores: np.ndarray, **choices: object) -> float:
+    from mapie.risk_control import MultiLabelClassificationController
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of empty sets, for which it takes 1 as we ask it to
+        fitted = MultiLabelClassificationController(
+            predict_function=lambda x: x, predict_params=FINE, **choices
+        ).calibrate(scores, targets)
+    return float(fitted.best_predict_param[0])
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("alpha", ["0.07", "0.13", "0.31"])
+def test_crc_agrees_with_mapie_on_its_grid(seed: int, alpha: str) -> None:
+    targets, scores = scored(120, seed)
+    theirs = mapie_threshold(targets, scores, risk="recall", target_level=1 - float(alpha))
+    exact = crc_threshold(targets, scores, np.arange(120), alpha)
+    assert theirs == FINE[FINE <= exact].max()  # the best of the grid is the one below ours
+
+
+@pytest.mark.parametrize("alpha", [0.2, 0.35])
+def test_rcps_with_a_hoeffding_bound_on_our_table_agrees_with_mapie(alpha: float) -> None:
+    targets, scores = scored(150, 2)
+    theirs = mapie_threshold(
+        targets,
+        scores,
+        risk="recall",
+        method="rcps",
+        rcps_bound="hoeffding",
+        target_level=1 - alpha,
+        confidence_level=0.9,
+    )
+    bound = miss_rates(targets, scores, np.arange(150), FINE).mean(axis=0)
+    bound += math.sqrt(math.log(1 / 0.1) / (2 * 150))
+    assert theirs == FINE[bound < alpha].max()
+
+
+@pytest.mark.parametrize("alpha", [0.3, 0.45, 0.6])
+def test_ltt_with_holm_agrees_with_mapie(alpha: float) -> None:
+    targets, scores = scored(150, 3)
+    theirs = mapie_threshold(
+        targets,
+        scores,
+        risk="precision",
+        method="ltt",
+        target_level=1 - alpha,
+        confidence_level=0.9,
+    )
+    risks = false_discovery_rates(targets, scores, np.arange(150), 1.0, FINE).mean(axis=0)
+    certified = ltt_thresholds(risks, 150, alpha, 0.1, "holm", strict_last=True)
+    np.testing.assert_equal(theirs, FINE[certified].min() if certified.any() else np.nan)

@@ -7,7 +7,6 @@ finding as its own sign at a strength that varies, some too faint to see. A mode
 knows drawings; its AUC says that the program works and nothing about chests.
 """
 
-import argparse
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +15,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
+from chestxray.arguments import Parser
 from chestxray.files import whole_file
 from chestxray.labels import CLASSES, FINDINGS, NO_FINDING, decode
 
@@ -404,7 +404,7 @@ def _write_lines(path: Path, lines: list[str] | np.ndarray, end: str = "\n") -> 
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m chestxray.phantom",
         allow_abbrev=False,
         description="Draw chest pictures in the NIH ChestX-ray14 layout. They are no X-rays.",
@@ -415,7 +415,7 @@ def main(argv: list[str] | None = None) -> int:
         "--size", type=int, default=256, help="side in pixels (default %(default)s)"
     )
     parser.add_argument("--seed", type=int, default=0, help="same seed, same bytes (default 0)")
-    args = parser.parse_args(argv)
+    args, _ = parser.parse(sys.argv[1:] if argv is None else argv)
     if args.n < 1 or args.size < 16 or args.seed < 0:
         parser.error("--n must be at least 1, --size at least 16, --seed at least 0")
     try:

@@ -167,6 +167,9 @@ def read_scores(path: Path, labels: bool = True) -> Scores:
     if frame["image"].duplicated().any():
         twice = frame["image"][frame["image"].duplicated()].unique()
         raise ValueError(f"{path}: pictures twice: {listed(twice)}")
+    for name in text:
+        if (frame[name] == "").any():
+            raise ValueError(f"{path}: {int((frame[name] == '').sum())} rows without {name}")
     frame = frame.sort_values("image", kind="stable")
 
     labelled = f"y_{classes[0]}" in frame

@@ -399,6 +399,7 @@ WRONG_USAGE = {
     "per class by ltt": (("--alpha", 0.5, "--risk", "fdr", "--per-class"), "--per-class"),
     "alpha with apply": (("--alpha", 0.5, "--apply", "t.json"), "--alpha"),
     "another seed with apply": (("--apply", "t.json", "--seed", 1), "--seed"),
+    "frontier on the rows to calibrate": (("--alpha", 0.1, "--frontier"), "--frontier is for"),
     "confidence for delta": (("--alpha", 0.1, "--delta", 0.95), "below 0.5"),
     "another risk with apply": (("--apply", "t.json", "--risk", "fdr"), "--risk"),
     "cal-fraction 0": (("--alpha", 0.1, "--cal-fraction", 0), "'0' is not"),
@@ -737,6 +738,13 @@ def test_stored_thresholds_are_applied_to_the_split_that_is_asked_for(
     assert command("two.csv", "--apply", stored, "--from", "val", "--out", "a").code == 0
     assert {row["image"] for row in rows_of(Path("a/sets.csv"))} == set(table.images[:7])
     assert command("two.csv", "--apply", stored, "--from", "train", "--out", "b").code == 1
+
+
+def test_pictures_as_units_are_warned_of_where_patients_have_several(command: Command) -> None:
+    said = command("s.csv", "--alpha", 0.2, "--unit", "image", "--out", "o")
+    assert said.code == 0 and "as if they were independent" in said.out
+    assert "as if they were independent" in Path("o/report.md").read_text()
+    assert "warning" not in command("s.csv", "--alpha", 0.2, "--out", "p").out
 
 
 def test_applied_columns_are_found_by_name_in_any_order_and_absent_ones_refused(

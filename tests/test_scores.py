@@ -97,6 +97,7 @@ def test_other_models_scores_are_read_with_any_classes_and_without_the_optional_
         ("image,y_A,p_A,p_B\na,0,0.5,0.5\n", "different classes or orders"),
         ("image,p_A\na,0.5\n", "different classes or orders"),
         ("image,y_A,z_B,p_A\na,0,1,0.5\n", "different classes or orders"),
+        ("image,patient,y_A,p_A\na,,0,0.5\nb,1,0,0.5\n", "1 rows without patient"),
         ("name,score\na,0.5\n", "needs columns image, y_<class> and p_<class> and has name, score"),
         ("", "is no scores CSV"),
     ],

@@ -162,6 +162,8 @@ def check_usage(parser: Parser, args: argparse.Namespace, typed: dict[str, Any])
         parser.error("--per-class is for --risk fnr --method crc")
     if not (args.alpha or args.frontier or args.apply or args.npz):
         parser.error("--alpha A is needed; --frontier shows what each level costs")
+    if args.frontier and args.alpha:
+        parser.error("--frontier is for choosing alpha on other rows: leave --alpha out")
     if float(args.delta) >= 0.5:
         parser.error(f"--delta {args.delta} is the chance that the promise fails: below 0.5")
     if args.npz and args.npz.resolve() == args.csv.resolve():
@@ -207,6 +209,7 @@ def run(args: argparse.Namespace) -> int:
     if not args.alpha:
         return 0
 
+    rows.counting(choices)  # refuses what --no-positive error refuses, before anything is written
     calibrates = cut(rows, args.cal_fraction, args.seed)
     cal = rows.take(calibrates)
     if args.per_class:
@@ -227,7 +230,7 @@ def choose(table: Scores, args: argparse.Namespace) -> Scores:
     """The rows of the split and the columns of the classes that are asked for."""
     if table.splits is None:
         print(f"{args.csv} has no split column: all {counted(len(table.images), 'row')} are used")
-    split = args.split or ("val" if args.frontier and not args.alpha else "test")
+    split = args.split or ("val" if args.frontier else "test")
     table = output.of_split(args.csv, table, split)
     unknown = sorted(set(args.exclude) - set(table.classes))
     if unknown:
@@ -282,7 +285,11 @@ def refuse(levels: list[Level], cal: Rows, choices: Choices, per_class: bool) ->
     if all(level.lax for level in levels):
         return 3
     least = smallest_alpha(cal, choices, per_class)
-    hint = "none up to 0.99" if least is None else f"{least:g} (needs fresh calibration rows)"
+    hint = (
+        "none up to 0.99"
+        if least is None
+        else f"{least:g} in steps of 0.01 (needs fresh calibration rows)"
+    )
     print(f"the smallest certifiable alpha on these rows: {hint}", file=sys.stderr)
     return 3
 

@@ -129,6 +129,8 @@ def calibrate_per_class(rows: Rows, alpha: str) -> Level:
 
 def smallest_alpha(rows: Rows, choices: Choices, per_class: bool) -> float | None:
     """The smallest alpha, in steps of 0.01, for which these rows certify anything."""
+    if not len(rows.counting(choices).units):
+        return None
     table = None if per_class or choices.method == "crc" else risk_table(rows, choices)
     for percent in range(1, 100):
         alpha = str(percent / 100)
@@ -177,6 +179,10 @@ def _rcps(level: Level, rows: Rows, losses: np.ndarray, choices: Choices) -> Non
     found = rcps_threshold(losses, float(level.alpha), choices.delta, order)
     if found == -np.inf:
         level.reason = "the bound is above it at the smallest threshold"
+        return
+    if not (rows.scores >= found).any():
+        level.reason = "even empty sets meet it: any threshold does, and none is needed"
+        level.lax = True
         return
     level.threshold = found
     place = int(np.searchsorted(GRID, found))

@@ -3,7 +3,7 @@
 import csv
 import hashlib
 import json
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -91,7 +91,7 @@ def write(
         f"{counted(len(np.unique(cal.patients)), 'patient')}, evaluated on "
         f"{counted(len(others.units), 'picture')} of "
         f"{counted(len(np.unique(others.patients)), 'patient')}; the unit is the {choices.unit}.",
-        "warnings": [],
+        "warnings": _dependence(cal, choices),
         "choices": asdict(choices) | {"cal_fraction": fraction},
         "levels": entries,
     }
@@ -128,7 +128,7 @@ def apply(source: Path, stored: Path, split: str | None, folder: Path | None) ->
     columns = [table.classes.index(name) for name in held["classes"]]
     table = table.take(np.ones(len(table.images), dtype=bool), columns)
     patients = table.images if table.patients is None else table.patients
-    choices = Choices(**{k: v for k, v in held["choices"].items() if k != "cal_fraction"})
+    choices = Choices(**{field.name: held["choices"][field.name] for field in fields(Choices)})
     units = patients if choices.unit == "patient" else table.images
     labelled = table.targets.shape[1] > 0
     targets = table.targets if labelled else np.zeros(table.scores.shape, dtype=np.uint8)
@@ -193,7 +193,24 @@ def _read_thresholds(path: Path) -> dict[str, Any]:
     needed = {"choices", "classes", "levels", "calibration", "sha256"}
     if not isinstance(held, dict) or not needed <= held.keys():
         raise ValueError(f"{path} is no thresholds.json: it needs {listed(sorted(needed))}")
+    absent = [field.name for field in fields(Choices) if field.name not in held["choices"]]
+    if absent:
+        raise ValueError(
+            f"{path} is no thresholds.json of this version: no choice {listed(absent)}"
+        )
     return held
+
+
+def _dependence(cal: Rows, choices: Choices) -> list[str]:
+    """What a promise for pictures leaves out where patients have several."""
+    pictures_, patients = len(cal.units), len(np.unique(cal.patients))
+    if choices.unit != "image" or patients == pictures_:
+        return []
+    return [
+        f"{counted(pictures_, 'picture')} of {counted(patients, 'patient')} calibrated as if they "
+        "were independent: pictures of a patient are not, and the promise is broken more often "
+        "than it says"
+    ]
 
 
 def _entry(

@@ -134,7 +134,7 @@ def _with_interval(values: np.ndarray) -> dict[str, Any]:
 
 
 def guarantee(level: Level, choices: Choices, per_class: bool) -> str:
-    """What a certified level promises, in one plain sentence."""
+    """What a certified level promises, in one plain sentence, and for whom."""
     risk = {"fnr": "the share of positive classes missed", "fdr": "the false share of the set"}
     what = f"{risk[choices.risk]} ({choices.risk.upper()})"
     whom = {"patient": "a new patient's pictures, averaged over them,", "image": "a new picture"}
@@ -143,22 +143,29 @@ def guarantee(level: Level, choices: Choices, per_class: bool) -> str:
             "patient": "a new patient's pictures that have a positive class, averaged over them,",
             "image": "a new picture that has a positive class",
         }
+    conditions = (
+        f"; it holds for {choices.unit}s drawn like those that calibrated, each alpha alone"
+    )
+    if choices.risk == "fnr" and choices.no_positive == "zero":
+        conditions += ", with 0 for a picture without positive class"
+    if choices.risk == "fdr":
+        conditions += f", with {choices.empty:g} for an empty set"
     if per_class:
         return (
             f"Expectation, over the draw of calibration and test {choices.unit}s, for each class "
             f"by itself: among {choices.unit}s with the class, the share missed is at most "
-            f"{level.alpha}."
+            f"{level.alpha}{conditions}."
         )
     if choices.method == "crc":
         return (
             f"Expectation, over the draw of the calibration {choices.unit}s and of the new one: "
             f"for {whom[choices.unit]} {what} is at most {level.alpha} on average; about half of "
-            "all calibrations lie a little above."
+            f"all calibrations lie a little above{conditions}."
         )
     return (
         f"Probability, over the draw of the calibration {choices.unit}s: with probability at least "
         f"{1 - choices.delta:g} they are such that for {whom[choices.unit]} {what} is at most "
-        f"{level.alpha} in expectation."
+        f"{level.alpha} in expectation{conditions}."
     )
 
 
@@ -174,7 +181,7 @@ def markdown(report: dict[str, Any]) -> str:
         lines += [level["guarantee"], "", f"Threshold: {threshold_text(level)}.", ""]
         lines += [f"{counting(level)}.", ""]
         if level["realised"] is None:
-            lines.append("No rows were kept for evaluation: no realised figures.")
+            lines.append("No labelled rows for evaluation: no realised figures.")
             continue
         lines += ["| realised | by picture | by patient |", "|---|---|---|"]
         lines += [

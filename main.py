@@ -295,15 +295,16 @@ def steps(
     """What is done, in the order in which the data walk through; a test returns early."""
     import torch
 
-    from chestxray import checkpoint, images, model, runs, scores, split
+    from chestxray import checkpoint, images, machine, model, runs, scores, split
     from chestxray.dataset import MEAN, STD, ChestDataset, epoch_order
     from chestxray.entries import describe_change, read_entries, summary
     from chestxray.evaluator import metrics, predict, table
+    from chestxray.features import Features, keep_if_it_fits
     from chestxray.labels import CLASSES
     from chestxray.losses import LOSSES
-    from chestxray.trainer import train
+    from chestxray.trainer import STEPS_BETWEEN_LOOKS, train
 
-    device = model.pick_device(args.device)
+    device = machine.pick_device(args.device)
     output = Path(args.output_dir)
 
     # The checkpoint, and the options that come from it
@@ -322,7 +323,9 @@ def steps(
             parser.error(str(error))
         say(note)
         say(*([f"going on from {path}", *differences] if args.resume else []))
-    bf16 = args.precision == "bf16" or (args.precision == "auto" and model.computes_in_bf16(device))
+    bf16 = args.precision == "bf16" or (
+        args.precision == "auto" and machine.computes_in_bf16(device)
+    )
     precision = "bf16" if bf16 else "fp32"
     say(f"{device.type}, {precision}, {torch.get_num_threads()} CPU threads")
     if args.resume:
@@ -378,11 +381,19 @@ def steps(
     readable = pictures.slots >= 0
     rows, slots = rows[readable], pictures.slots[readable]
     targets = rows[list(CLASSES)].to_numpy()
+    on_device = device.type == "cuda" and images.fit(
+        len(rows), args.size, machine.free_memory(device)
+    )
 
     def part(*names: str) -> ChestDataset:
         mask = rows["split"].isin(names).to_numpy()
         return ChestDataset(
-            rows["image"].to_numpy()[mask], pictures.pixels, slots[mask], targets[mask], device
+            rows["image"].to_numpy()[mask],
+            pictures.pixels,
+            slots[mask],
+            targets[mask],
+            device,
+            resident=on_device,
         )
 
     # The network
@@ -393,7 +404,9 @@ def steps(
     network.bf16 = bf16
 
     if args.test:
-        logits, sigmoids = predict(network, part(*split.PARTS), args.bs, "scoring", stop.check)
+        logits, sigmoids = predict(
+            network.trained_part(), part(*split.PARTS), args.bs, "scoring", stop.check
+        )
         patients = rows["patient"].to_numpy()
         figures = metrics(targets, sigmoids, patients, args.ci, args.seed)
         beside = scores.write_metrics(target, origin, figures)
@@ -415,7 +428,7 @@ def steps(
     # The stage: criterion, optimizer, and what every checkpoint of the run says
     network.set_trainable(model.trainable_parts(args.stage, args.weights == "none"))
     criterion = LOSSES[args.loss_func]()
-    optimizer = torch.optim.Adam(network.trainable_parameters(), lr=args.lr)
+    optimizer = torch.optim.Adam(network.trainable_parameters(), lr=args.lr, fused=True)
     if stored and args.stage == stored["stage"]:
         runs.restore_optimizer(optimizer, stored["optimizer"], args.lr)
     folder = runs.RunFolder(
@@ -441,14 +454,19 @@ def steps(
     if run.pictures_done:
         same_tables = found.fingerprint == stored["table"]["files"]
         split.check_training_part(train_set.names, stored["split"], same_tables)
+    frozen = network.frozen_part()
+    train_features, val_features = Features(train_set, frozen), Features(val_set, frozen)
+    if args.stage > 1:
+        free = machine.free_memory(device)
+        say(keep_if_it_fits([train_features, val_features], free, stop.check))
     try:
         train(
             run,
             network,
             criterion,
             optimizer,
-            train_set,
-            val_set,
+            train_features,
+            val_features,
             batch_size=args.bs,
             order_of=lambda epoch: epoch_order(
                 train_set.targets, args.seed, epoch, args.max_per_class
@@ -457,6 +475,8 @@ def steps(
             save_epoch=lambda: say(folder.save_epoch(run, network, optimizer)),
             save_within=lambda: folder.save_within(run, network, optimizer),
             check=stop.check,
+            scorer=network.trained_part,
+            look_every=1 if device.type == "cpu" else STEPS_BETWEEN_LOOKS,
         )
     except Stopped:
         typed_here = "".join(

@@ -5,13 +5,28 @@ and the order of an epoch follows from (seed, epoch) alone, so a run goes on exa
 """
 
 from collections.abc import Iterator
+from typing import Protocol
 
 import numpy as np
 import torch
+from torch.nn import functional
 
 from chestxray.labels import CLASSES, HERNIA
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, of the pretrained weights
+_UPLOAD = 4096  # pictures copied to a device at once
+
+
+class BatchSource(Protocol):
+    """What a network is trained on or scored with."""
+
+    names: np.ndarray
+    targets: np.ndarray
+
+    def __len__(self) -> int: ...
+
+    def gather(self, indices: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+        """One batch: inputs of the network (n, ...), targets (n, 15) float32."""
 
 
 class ChestDataset:
@@ -23,6 +38,7 @@ class ChestDataset:
         slots: (N,) where each picture lies in `pixels`.
         targets: (N, 15), 0 or 1.
         device: where batches are wanted.
+        resident: keep the pictures on the device, N size^2 bytes, and gather them there.
     """
 
     def __init__(
@@ -32,21 +48,44 @@ class ChestDataset:
         slots: np.ndarray,
         targets: np.ndarray,
         device: torch.device,
+        resident: bool = False,
     ) -> None:
         self.names, self.pixels, self.slots, self.targets = names, pixels, slots, targets
         self.device = device
-        self._mean = torch.tensor(MEAN, device=device).view(1, 3, 1, 1)
-        self._std = torch.tensor(STD, device=device).view(1, 3, 1, 1)
+        grey = torch.arange(256).view(256, 1) / 255
+        self._normalised = ((grey - torch.tensor(MEAN)) / torch.tensor(STD)).to(device)
+        self._resident = self._upload() if resident else None
 
     def __len__(self) -> int:
         return len(self.slots)
 
     def gather(self, indices: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
         """One batch: images (n, 3, size, size) normalised float32, targets (n, 15) float32."""
-        grey = torch.from_numpy(self.pixels[self.slots[indices]]).to(self.device)
-        images = (grey.unsqueeze(1).float() / 255 - self._mean) / self._std
-        targets = torch.from_numpy(self.targets[indices].astype(np.float32)).to(self.device)
-        return images.contiguous(memory_format=torch.channels_last), targets
+        if self._resident is None:
+            grey = self._send(self.pixels[self.slots[indices]])
+        else:
+            grey = self._resident.index_select(0, self._send(indices))
+        images = functional.embedding(grey.int(), self._normalised)  # a grey value's three numbers
+        return images.permute(0, 3, 1, 2), self.gather_targets(indices)
+
+    def gather_targets(self, indices: np.ndarray) -> torch.Tensor:
+        """Targets (n, 15) float32 of one batch."""
+        return self._send(self.targets[indices]).float()
+
+    def _send(self, array: np.ndarray) -> torch.Tensor:
+        tensor = torch.from_numpy(array)
+        if self.device.type == "cuda":  # from pinned memory the host need not wait for the copy
+            return tensor.pin_memory().to(self.device, non_blocking=True)
+        return tensor.to(self.device)
+
+    def _upload(self) -> torch.Tensor:
+        """(N, size, size) uint8, the pictures in the order of the data set, on the device."""
+        size = self.pixels.shape[1]
+        grey = torch.empty((len(self), size, size), dtype=torch.uint8, device=self.device)
+        for start in range(0, len(self), _UPLOAD):
+            slots = self.slots[start : start + _UPLOAD]
+            grey[start : start + _UPLOAD] = torch.from_numpy(self.pixels[slots]).to(self.device)
+        return grey
 
 
 def epoch_order(targets: np.ndarray, seed: int, epoch: int, max_per_class: int) -> np.ndarray:

@@ -8,7 +8,7 @@ import torch
 from sklearn.metrics import average_precision_score, roc_auc_score
 from torch import nn
 
-from chestxray.dataset import ChestDataset, batches
+from chestxray.dataset import BatchSource, batches
 from chestxray.labels import CLASSES, FINDINGS, NO_FINDING
 from chestxray.progress import Progress
 from chestxray.wording import counted, listed
@@ -19,7 +19,7 @@ FEW = 5  # positives; below, an AUC says next to nothing
 
 def predict(
     model: nn.Module,
-    dataset: ChestDataset,
+    dataset: BatchSource,
     batch_size: int,
     title: str,
     check: Callable[[], None] = lambda: None,
@@ -27,7 +27,7 @@ def predict(
     """Score every picture once, in the order of the data set.
 
     Args:
-        model: images (n, 3, size, size) to logits (n, C); left in eval mode.
+        model: what the data set gathers to logits (n, C); left in eval mode.
         dataset: N pictures.
         batch_size: pictures at a time.
         title: what the progress bar says.
@@ -44,10 +44,10 @@ def predict(
     with torch.inference_mode(), Progress(title, len(dataset)) as progress:
         for indices in batches(np.arange(len(dataset)), batch_size):
             check()
-            images, _ = dataset.gather(indices)
-            parts.append(model(images).float().cpu())
+            inputs, _ = dataset.gather(indices)
+            parts.append(model(inputs).float())
             progress.advance(len(indices))
-    logits = torch.cat(parts) if parts else torch.empty(0, len(CLASSES))
+        logits = torch.cat(parts).cpu() if parts else torch.empty(0, len(CLASSES))
     if len(logits) != len(dataset):
         raise RuntimeError(f"{len(logits)} rows of scores for {len(dataset)} pictures")
     broken = ~torch.isfinite(logits).all(dim=1).numpy()

@@ -160,6 +160,11 @@ def load_pictures(
     return Pictures(cache.pixels(), slots, broken)
 
 
+def fit(pictures: int, size: int, free: int) -> bool:
+    """Whether so many decoded pictures take at most half of `free` bytes of a device's memory."""
+    return pictures * size**2 <= free / 2
+
+
 def describe_broken(broken: dict[str, str]) -> str:
     """The pictures that cannot be read, in two lines for an error."""
     return (

@@ -3,12 +3,14 @@
 Network: He et al. 2015, arXiv:1512.03385, in torchvision's form (stride in the 3 x 3 convolution).
 """
 
+import copy
 from collections.abc import Mapping
 from pickle import UnpicklingError
 from urllib.error import URLError
 
 import torch
 from torch import nn
+from torch.fx.experimental.optimization import fuse
 from torchvision.models import ResNet50_Weights
 from torchvision.models.resnet import Bottleneck, ResNet
 
@@ -24,7 +26,9 @@ _PARTS = ("conv1", "bn1", "layer1", "layer2", "layer3", "layer4", "fc")
 
 
 class ChestResNet(ResNet):
-    """ResNet-50 whose frozen parts stay frozen: no gradient, BatchNorm in eval, in training too.
+    """ResNet-50 in two parts: what is frozen is one constant function, the rest is trained.
+
+    Frozen is frozen: no gradient, BatchNorm in eval, in training too.
 
     Args:
         num_classes: logits.
@@ -35,15 +39,23 @@ class ChestResNet(ResNet):
         self.trainable: tuple[str, ...] = _PARTS
         self.bf16 = False  # compute everything below the head in bfloat16
 
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """(N, 3, size, size) normalised pictures to (N, num_classes) logits in float32."""
-        with torch.autocast(images.device.type, torch.bfloat16, enabled=self.bf16):
-            maps = self.maxpool(self.relu(self.bn1(self.conv1(images))))
-            maps = self.layer4(self.layer3(self.layer2(self.layer1(maps))))
-        return self.fc(self.avgpool(maps.float()).flatten(1))
+    def forward(self, maps: torch.Tensor) -> torch.Tensor:
+        """The part that is trained.
+
+        Args:
+            maps: what frozen_part makes of (N, 3, size, size) normalised pictures; these
+                themselves where nothing is frozen.
+
+        Returns:
+            (N, num_classes) logits in float32.
+        """
+        for name, section in self._sections(frozen=False).items():
+            with torch.autocast(maps.device.type, torch.bfloat16, self.bf16 and _is_body(name)):
+                maps = section(maps)
+        return maps
 
     def set_trainable(self, parts: tuple[str, ...]) -> None:
-        """Freeze all but the named parts."""
+        """Freeze all but the named parts, which reach to the end of the network."""
         self.trainable = parts
         for name in _PARTS:
             self.get_submodule(name).requires_grad_(name in parts)
@@ -59,6 +71,72 @@ class ChestResNet(ResNet):
 
     def trainable_parameters(self) -> list[nn.Parameter]:
         return [parameter for parameter in self.parameters() if parameter.requires_grad]
+
+    def frozen_part(self) -> "Constant":
+        """From normalised pictures to what forward takes; the identity where nothing is frozen."""
+        return Constant(self._sections(frozen=True), self.bf16)
+
+    def trained_part(self) -> "Constant":
+        """What forward computes in eval mode, as the weights are now; for scoring."""
+        return Constant(self._sections(frozen=False), self.bf16)
+
+    def _sections(self, frozen: bool) -> dict[str, nn.Module]:
+        """The frozen or the trained sections in their order, each named by its first part."""
+        sections = {
+            "conv1": nn.Sequential(self.conv1, self.bn1, self.relu, self.maxpool),
+            "layer1": self.layer1,
+            "layer2": self.layer2,
+            "layer3": self.layer3,
+            "layer4": self.layer4,
+            "pool": nn.Sequential(_To(torch.float32), self.avgpool, nn.Flatten()),
+            "fc": self.fc,
+        }
+        names = list(sections)
+        first = next(number for number, name in enumerate(names) if name in self.trainable)
+        return {name: sections[name] for name in (names[:first] if frozen else names[first:])}
+
+
+class Constant(nn.Module):
+    """Sections of a network as one function that does not change: BatchNorm folded, no graph.
+
+    What it makes of a picture does not depend on the others in the batch: on one CPU they are the
+    same bits in every batch.
+
+    Args:
+        sections: by name, in their order; they are copied.
+        bf16: compute in bfloat16 what lies below the pooling, with weights that are kept so.
+    """
+
+    def __init__(self, sections: dict[str, nn.Module], bf16: bool) -> None:
+        super().__init__()
+        dtype = torch.bfloat16 if bf16 else torch.float32
+        below = [section for name, section in sections.items() if _is_body(name)]
+        above = [section for name, section in sections.items() if not _is_body(name)]
+        body = copy.deepcopy(nn.Sequential(*below)).eval()
+        if below:
+            body = nn.Sequential(_To(dtype), fuse(body, inplace=True).to(dtype))
+        self.parts = nn.Sequential(body, *copy.deepcopy(above)).requires_grad_(False)
+
+    @torch.no_grad()
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """(N, 3, size, size) pictures, or what the section before gives, to maps or logits."""
+        if len(images) == 1:  # a batch of one takes another kernel, with other last bits
+            return self.parts(torch.cat([images, images]))[:1]
+        return self.parts(images)
+
+
+class _To(nn.Module):
+    def __init__(self, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.dtype = dtype
+
+    def forward(self, maps: torch.Tensor) -> torch.Tensor:
+        return maps.to(self.dtype)
+
+
+def _is_body(section: str) -> bool:
+    """Whether a section lies below the pooling; from there on all is float32."""
+    return section not in ("pool", "fc")
 
 
 def build_model(
@@ -129,33 +207,3 @@ def imagenet_weights() -> Mapping[str, torch.Tensor]:
             f"{name} in {torch.hub.get_dir()}/checkpoints is damaged, or its download was; "
             "delete it and try again"
         ) from error
-
-
-def pick_device(choice: str) -> torch.device:
-    """The device of that name; "auto" is CUDA, else MPS, else the CPU.
-
-    Raises:
-        ValueError: it is not there.
-    """
-    there = {
-        "cuda": torch.cuda.is_available(),
-        "mps": torch.backends.mps.is_available(),
-        "cpu": True,
-    }
-    if choice == "auto":
-        choice = next(name for name, available in there.items() if available)
-    if not there[choice]:
-        available = ", ".join(name for name, yes in there.items() if yes)
-        raise ValueError(
-            f"--device {choice}: not here, or torch was built without it; there is {available}"
-        )
-    return torch.device(choice)
-
-
-def computes_in_bf16(device: torch.device) -> bool:
-    """Whether the hardware multiplies in bfloat16 itself, rather than emulating it."""
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    if device.type == "cpu":
-        return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    return False

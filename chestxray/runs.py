@@ -152,9 +152,11 @@ def continue_run(checkpoint: dict[str, Any], options: dict[str, Any], more: bool
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any], lr: float) -> None:
     """Go on with the moments of a checkpoint, at the learning rate of the run to come."""
-    optimizer.load_state_dict(state)
-    for group in optimizer.param_groups:
-        group["lr"] = lr
+    groups = [
+        {**stored, "lr": lr, "fused": own["fused"]}  # which kernel is no matter of the file
+        for stored, own in zip(state["param_groups"], optimizer.param_groups, strict=True)
+    ]
+    optimizer.load_state_dict({**state, "param_groups": groups})
 
 
 def claim(folder: Path, run: Run) -> None:

@@ -8,69 +8,92 @@ import numpy as np
 import torch
 from torch import nn
 
-from chestxray.dataset import ChestDataset, batches
+from chestxray.dataset import BatchSource, batches
 from chestxray.evaluator import mean_of_findings, predict, roc_auc_per_class
 from chestxray.interrupt import Stopped
 from chestxray.progress import Progress
 from chestxray.runs import Run
 from chestxray.wording import listed
 
+STEPS_BETWEEN_LOOKS = 16  # on an accelerator, where a look at a loss waits for all that is queued
+
 
 def train_one_epoch(
     model: nn.Module,
     criterion: nn.Module,
     optimizer: torch.optim.Optimizer,
-    dataset: ChestDataset,
+    dataset: BatchSource,
     order: np.ndarray,
     batch_size: int,
     run: Run,
-    after_batch: Callable[[], None] = lambda: None,
+    after_look: Callable[[], None] = lambda: None,
+    look_every: int = 1,
 ) -> None:
     """Train on the pictures of an epoch that are not done yet.
 
     Args:
-        model: images (n, 3, size, size) to logits (n, C).
+        model: what the data set gathers to logits (n, C).
         criterion: logits and targets to a mean loss.
         optimizer: of the model's trainable parameters.
         dataset: the training pictures.
         order: indices into the data set, the whole epoch.
         batch_size: pictures per step; a remainder of one joins the batch before.
-        run: `pictures_done` is where to begin; it and the sums move on with each batch.
-        after_batch: called after each step; an exception from it leaves `run` in order.
+        run: `pictures_done` is where to begin; it and the sums move on with each look.
+        after_look: called after the step of each look; an exception from it leaves `run` in order.
+        look_every: steps between two looks at the losses. A look waits for the device; it comes
+            before the step, so that with 1 no step of a loss that is not finite is taken.
 
     Raises:
         ValueError: a single picture, of which BatchNorm cannot take a variance.
-        FloatingPointError: a loss that is not finite; that step is not taken.
+        FloatingPointError: a loss that is not finite.
     """
     if len(order) < 2:
         raise ValueError(f"{len(order)} training picture: BatchNorm needs at least two")
     model.train()
     title = f"epoch {run.epochs_done + 1}/{run.epochs_planned}"
+    position, pending = run.pictures_done, []
+    began = time.monotonic()
     with Progress(title, len(order), run.pictures_done) as progress:
         for indices in batches(order, batch_size, run.pictures_done):
-            began = time.monotonic()
-            images, targets = dataset.gather(indices)
-            loss = criterion(model(images), targets)
-            value = loss.item()
-            if not np.isfinite(value):
-                raise FloatingPointError(
-                    f"the loss is {value} in the batch after {run.pictures_done} of {len(order)} "
-                    f"pictures, its step is not taken; it holds {listed(dataset.names[indices])}"
-                )
+            inputs, targets = dataset.gather(indices)
+            loss = criterion(model(inputs), targets)
+            pending.append((indices, loss.detach()))
+            position += len(indices)
+            looking = len(pending) == look_every or position == len(order)
+            losses = _finite_losses(pending, run.pictures_done, dataset.names) if looking else []
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-            run.pictures_done += len(indices)
-            run.loss_sum += value * len(indices)
-            run.seconds_done += time.monotonic() - began
-            progress.advance(len(indices), run.loss_sum / run.pictures_done)
-            after_batch()
+            if looking:
+                for (taken, _), value in zip(pending, losses, strict=True):
+                    run.loss_sum += value * len(taken)
+                progress.advance(position - run.pictures_done, run.loss_sum / position)
+                run.pictures_done, pending = position, []
+                now = time.monotonic()
+                run.seconds_done += now - began
+                began = now
+                after_look()
+
+
+def _finite_losses(
+    pending: list[tuple[np.ndarray, torch.Tensor]], before: int, names: np.ndarray
+) -> list[float]:
+    """The losses of some batches, each with its indices, as numbers; waits for the device."""
+    losses: list[float] = torch.stack([loss for _, loss in pending]).tolist()
+    for (indices, _), value in zip(pending, losses, strict=True):
+        if not np.isfinite(value):
+            raise FloatingPointError(
+                f"the loss is {value} in the batch after {before} pictures; it holds "
+                f"{listed(names[indices])}"
+            )
+        before += len(indices)
+    return losses
 
 
 def validate(
     model: nn.Module,
     criterion: nn.Module,
-    dataset: ChestDataset,
+    dataset: BatchSource,
     batch_size: int,
     check: Callable[[], None],
 ) -> dict[str, Any]:
@@ -95,14 +118,16 @@ def train(
     model: nn.Module,
     criterion: nn.Module,
     optimizer: torch.optim.Optimizer,
-    train_set: ChestDataset,
-    val_set: ChestDataset,
+    train_set: BatchSource,
+    val_set: BatchSource,
     batch_size: int,
     order_of: Callable[[int], np.ndarray],
     save_seconds: float,
     save_epoch: Callable[[], None],
     save_within: Callable[[], None],
     check: Callable[[], None],
+    scorer: Callable[[], nn.Module] | None = None,
+    look_every: int = 1,
 ) -> None:
     """Bring a run to its planned end: train, validate, record and save, epoch by epoch.
 
@@ -113,6 +138,8 @@ def train(
         save_epoch: keeps a finished epoch.
         save_within: keeps an epoch under way.
         check: raises Stopped when a signal has asked to stop; what is done by then is kept.
+        scorer: gives the model as it is now in a form that is faster in scoring.
+        look_every: see train_one_epoch.
 
     Raises:
         Stopped: after saving, where a batch was done since the last time.
@@ -120,7 +147,7 @@ def train(
     """
     saved = time.monotonic()
 
-    def after_batch() -> None:
+    def after_look() -> None:
         nonlocal saved
         check()
         if time.monotonic() - saved > save_seconds:
@@ -133,10 +160,19 @@ def train(
         before = run.pictures_done
         try:
             train_one_epoch(
-                model, criterion, optimizer, train_set, order, batch_size, run, after_batch
+                model,
+                criterion,
+                optimizer,
+                train_set,
+                order,
+                batch_size,
+                run,
+                after_look,
+                look_every,
             )
             began = time.monotonic()
-            figures = validate(model, criterion, val_set, batch_size, check)
+            scoring = scorer() if scorer else model
+            figures = validate(scoring, criterion, val_set, batch_size, check)
         except FloatingPointError as error:
             raise FloatingPointError(
                 f"epoch {run.epochs_done + 1} at lr {run.lr:g} has diverged: {error}\n"

@@ -65,6 +65,17 @@ def test_gather_reads_from_a_file_mapped_read_only(tmp_path) -> None:
     assert torch.equal(from_file.gather(np.arange(6))[0], data.gather(np.arange(6))[0])
 
 
+def test_pictures_held_on_the_device_give_the_same_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("chestxray.dataset._UPLOAD", 4)  # in two steps
+    data = dataset()
+    held = ChestDataset(data.names, data.pixels, data.slots, data.targets, CPU, resident=True)
+    data.pixels = np.zeros_like(data.pixels)
+    for indices in (np.array([5, 0, 3]), np.arange(6)):
+        expected = dataset().gather(indices)
+        assert all(torch.equal(*pair) for pair in zip(held.gather(indices), expected, strict=True))
+    assert not torch.equal(data.gather(np.arange(6))[0], dataset().gather(np.arange(6))[0])
+
+
 def test_the_order_is_a_permutation_that_seed_and_epoch_fix() -> None:
     targets = random_targets(50)
     order = epoch_order(targets, seed=3, epoch=2, max_per_class=0)

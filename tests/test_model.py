@@ -44,9 +44,10 @@ def test_frozen_parts_are_the_same_bits_after_training_and_the_others_are_not(st
     before = {name: value.clone() for name, value in network.state_dict().items()}
     optimizer = torch.optim.Adam(network.trainable_parameters(), lr=1e-3)
     network.train()
+    maps = network.frozen_part()(IMAGES)
     for _ in range(2):
         optimizer.zero_grad()
-        FocalLoss()(network(IMAGES), TARGETS).backward()
+        FocalLoss()(network(maps), TARGETS).backward()
         optimizer.step()
     for name, value in network.state_dict().items():
         frozen = name.partition(".")[0] not in model.STAGES[stage]
@@ -78,6 +79,58 @@ def test_logits_are_float32_in_bf16_too() -> None:
     assert rounded.dtype == torch.float32
     assert not torch.equal(exact, rounded)
     torch.testing.assert_close(rounded, exact, rtol=0.1, atol=0.1)
+
+
+@pytest.mark.parametrize("stage", model.STAGES)
+def test_the_frozen_part_and_the_trained_part_in_a_row_are_the_network(stage: int) -> None:
+    network = lived_in(stage)
+    theirs = resnet50(num_classes=15).eval()
+    theirs.load_state_dict(network.state_dict())
+    with torch.inference_mode():
+        whole = theirs(IMAGES)
+        frozen = network.frozen_part()
+        torch.testing.assert_close(network(frozen(IMAGES)), whole, rtol=1e-3, atol=1e-4)
+        in_a_row = network.trained_part()(frozen(IMAGES))
+    torch.testing.assert_close(in_a_row, whole, rtol=1e-3, atol=1e-4)
+
+
+def lived_in(stage: int) -> model.ChestResNet:
+    """A network in eval mode whose BatchNorm statistics are not those of a fresh one."""
+    network = model.build_model(15, seed=0)
+    generator = torch.Generator().manual_seed(2)
+    for name, value in network.state_dict().items():
+        if "running" in name or ("bn" in name and name.endswith(("weight", "bias"))):
+            value.copy_(0.5 + torch.rand(value.shape, generator=generator))
+    network.set_trainable(model.trainable_parts(stage, from_scratch=False))
+    return network.eval()
+
+
+@pytest.mark.parametrize("bf16", [False, True], ids=["fp32", "bf16"])
+@pytest.mark.parametrize("stage", model.STAGES)
+def test_the_frozen_part_makes_the_same_bits_of_a_picture_in_every_batch(
+    stage: int, bf16: bool
+) -> None:
+    network = lived_in(stage)
+    network.bf16 = bf16
+    frozen = network.frozen_part()
+    images = torch.randn(35, 3, 32, 32, generator=torch.Generator().manual_seed(3))
+    images = images.contiguous(memory_format=torch.channels_last)
+    whole = frozen(images)
+    assert not whole.requires_grad
+    assert whole.dtype == (torch.bfloat16 if bf16 and stage < 4 else torch.float32)
+    for chosen in ([7], [3, 30], [1, 8, 2], list(range(34, -1, -1)), list(range(5, 21))):
+        assert torch.equal(frozen(images[chosen]), whole[chosen]), chosen
+
+
+def test_a_part_is_as_the_weights_were_when_it_was_made() -> None:
+    network = lived_in(2)
+    images = network.frozen_part()(IMAGES)
+    part = network.trained_part()
+    before = part(images)
+    with torch.no_grad():
+        network.fc.weight.zero_()
+    assert torch.equal(part(images), before)
+    assert not torch.equal(network.trained_part()(images), before)
 
 
 def test_weights_that_do_not_fit_are_refused_with_the_first_name_and_nothing_is_loaded() -> None:
@@ -131,18 +184,3 @@ def test_without_network_the_message_says_where_to_put_the_imagenet_weights(
     for part in ("resnet50-0676ba61.pth", str(tmp_path), "--weights FILE", "--weights none"):
         assert part in str(caught.value)
     assert not list(tmp_path.rglob("*.p*"))
-
-
-def test_a_device_that_is_not_there_is_refused_and_auto_finds_one() -> None:
-    assert model.pick_device("cpu").type == "cpu"
-    assert model.pick_device("auto").type in ("cpu", "cuda", "mps")
-    absent = next(
-        name
-        for name, there in (
-            ("cuda", torch.cuda.is_available()),
-            ("mps", torch.backends.mps.is_available()),
-        )
-        if not there
-    )
-    with pytest.raises(ValueError, match=f"--device {absent}.*there is .*cpu"):
-        model.pick_device(absent)

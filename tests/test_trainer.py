@@ -50,6 +50,7 @@ class Bench:
         self.optimizer = torch.optim.Adam(self.model.parameters(), lr=1e-2)
         self.run = Run("r", stage=1, lr=1e-2, epochs_done=0, epochs_planned=3)
         self.checks = 0
+        self.look_every = 1
         self.epochs_saved: list[int] = []
         self.kept: Any = None
 
@@ -72,6 +73,7 @@ class Bench:
             save_epoch=lambda: self.epochs_saved.append(self.run.epochs_done),
             save_within=self.keep,
             check=check,
+            look_every=self.look_every,
         )
 
     def keep(self) -> None:
@@ -149,6 +151,45 @@ def test_the_mean_loss_weighs_batches_by_their_pictures() -> None:
     assert run.loss_sum / run.pictures_done == pytest.approx(expected, rel=1e-6)
 
 
+@pytest.mark.parametrize("look_every", [2, 3, 99])
+def test_looking_at_the_losses_now_and_then_changes_no_bit(
+    straight: Bench, look_every: int
+) -> None:
+    bench = Bench()
+    bench.look_every = look_every
+    bench.train()
+    assert figures(bench.run) == figures(straight.run)
+    ended, expected = bench.model.state_dict(), straight.model.state_dict()
+    assert all(torch.equal(ended[name], expected[name]) for name in expected)
+    assert bench.checks < straight.checks
+
+
+def test_a_broken_loss_between_two_looks_is_found_at_the_next_and_named() -> None:
+    class Broken(nn.Module):
+        calls = 0
+
+        def forward(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+            self.calls += 1
+            return logits.square().mean() * (float("nan") if self.calls == 2 else 1.0)
+
+    model, data, criterion = small_network(), pictures(12), Broken()
+    run = Run("r", 1, 0.5, 2, 4)
+    looks = []
+    with pytest.raises(FloatingPointError, match="nan in the batch after 2 pictures; .*2.png, 3.p"):
+        trainer.train_one_epoch(
+            model,
+            criterion,
+            torch.optim.Adam(model.parameters()),
+            data,
+            np.arange(12),
+            2,
+            run,
+            after_look=lambda: looks.append(run.pictures_done),
+            look_every=4,
+        )
+    assert (criterion.calls, looks, run.pictures_done) == (4, [], 0)
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_a_loss_that_is_not_finite_stops_before_the_step(value: float) -> None:
     class Broken(nn.Module):
@@ -161,7 +202,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_step(value: float) -> None:
     run = Run("r", 1, 0.5, 2, 4)
     with pytest.raises(FloatingPointError) as caught:
         trainer.train_one_epoch(model, Broken(), optimizer, data, np.arange(6)[::-1], 2, run)
-    for part in (f"the loss is {value}", "after 0 of 6 pictures", "5.png, 4.png"):
+    for part in (f"the loss is {value}", "after 0 pictures", "5.png, 4.png"):
         assert part in str(caught.value)
     assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
     assert optimizer.state_dict()["state"] == {}

@@ -1,0 +1,74 @@
+"""What this machine has: devices, number formats that it computes in, free memory."""
+
+from pathlib import Path
+
+import psutil
+import torch
+
+_CGROUP = Path("/sys/fs/cgroup")
+
+
+def pick_device(choice: str) -> torch.device:
+    """The device of that name; "auto" is CUDA, else MPS, else the CPU.
+
+    Raises:
+        ValueError: it is not there.
+    """
+    there = {
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+        "cpu": True,
+    }
+    if choice == "auto":
+        choice = next(name for name, available in there.items() if available)
+    if not there[choice]:
+        available = ", ".join(name for name, yes in there.items() if yes)
+        raise ValueError(
+            f"--device {choice}: not here, or torch was built without it; there is {available}"
+        )
+    return torch.device(choice)
+
+
+def computes_in_bf16(device: torch.device) -> bool:
+    """Whether the hardware multiplies in bfloat16 itself, rather than emulating it."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type == "cpu":
+        return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return False
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that this process could still take on the device."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    free: int = psutil.virtual_memory().available
+    left = container_memory()
+    return free if left is None else min(free, left)
+
+
+def container_memory(root: Path = _CGROUP, own: Path = Path("/proc/self/cgroup")) -> int | None:
+    """Bytes that the limits of a container or batch job leave; None where there are none.
+
+    Args:
+        root: where the control groups (version 2) are mounted.
+        own: the file that names the process's group.
+    """
+    try:
+        lines = own.read_text(encoding="ascii").splitlines()
+    except FileNotFoundError:  # not Linux
+        return None
+    name = next((line[3:] for line in lines if line.startswith("0::")), "/").strip("/")
+    folders = [root / name, *(root / name).parents]
+    left = []
+    for folder in folders[: folders.index(root) + 1]:
+        try:
+            limit = (folder / "memory.max").read_text(encoding="ascii").strip()
+            used = int((folder / "memory.current").read_text(encoding="ascii"))
+            statistics = (folder / "memory.stat").read_text(encoding="ascii").split()
+        except FileNotFoundError:  # the root group has no limit
+            continue
+        if limit != "max":
+            cached = int(statistics[statistics.index("inactive_file") + 1])  # given up at need
+            left.append(int(limit) - used + cached)
+    return max(0, min(left)) if left else None

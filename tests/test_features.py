@@ -1,0 +1,117 @@
+"""Kept features are the computed ones, to the bit, and are kept only where they fit."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+
+from chestxray import model, trainer
+from chestxray.dataset import ChestDataset, epoch_order
+from chestxray.features import Features, keep_if_it_fits
+from chestxray.interrupt import Stopped
+from chestxray.losses import FocalLoss
+from chestxray.runs import Run
+
+
+def pictures(n: int) -> ChestDataset:
+    rng = np.random.default_rng(n)
+    return ChestDataset(
+        np.array([f"{i}.png" for i in range(n)], dtype=object),
+        rng.integers(0, 256, (n, 32, 32)).astype(np.uint8),
+        np.arange(n),
+        (rng.uniform(size=(n, 15)) < 0.3).astype(np.uint8),
+        torch.device("cpu"),
+    )
+
+
+def network_of(stage: int, bf16: bool = False) -> model.ChestResNet:
+    network = model.build_model(15, seed=0)
+    network.bf16 = bf16
+    network.set_trainable(model.trainable_parts(stage, from_scratch=False))
+    return network
+
+
+@pytest.mark.parametrize("bf16", [False, True], ids=["fp32", "bf16"])
+@pytest.mark.parametrize("stage", [2, 3, 4])
+def test_kept_or_not_the_batches_are_the_same_bits(stage: int, bf16: bool) -> None:
+    features = Features(pictures(37), network_of(stage, bf16).frozen_part())
+    wanted = [np.array([5]), np.array([36, 0, 20]), np.arange(37)]
+    computed = [features.gather(indices) for indices in wanted]
+    needed = features.bytes_to_keep()
+    features.keep()
+    for indices, (maps, targets) in zip(wanted, computed, strict=True):
+        kept_maps, kept_targets = features.gather(indices)
+        assert torch.equal(kept_maps, maps) and kept_maps.dtype == maps.dtype
+        assert kept_maps.stride() == maps.stride() or maps.ndim == 2
+        assert torch.equal(kept_targets, targets)
+    maps, _ = features.gather(np.arange(37))
+    assert needed == maps.numel() * maps.element_size()
+
+
+@pytest.mark.parametrize("bf16", [False, True], ids=["fp32", "bf16"])
+@pytest.mark.parametrize("stage", [2, 4])
+def test_a_run_with_kept_features_ends_in_the_same_bits(stage: int, bf16: bool) -> None:
+    ends = [train_two_epochs(stage, bf16, keep) for keep in (False, True)]
+    assert ends[0][1] == ends[1][1]
+    for name, value in ends[0][0].items():
+        assert torch.equal(value, ends[1][0][name]), name
+
+
+def train_two_epochs(
+    stage: int, bf16: bool, keep: bool
+) -> tuple[dict[str, torch.Tensor], list[dict[str, object]]]:
+    network = network_of(stage, bf16)
+    frozen = network.frozen_part()
+    train_set, val_set = (Features(pictures(n), frozen) for n in (21, 9))
+    if keep:
+        keep_if_it_fits([train_set, val_set], free=1 << 40)
+    run = Run("r", stage=stage, lr=1e-3, epochs_done=0, epochs_planned=2)
+    trainer.train(
+        run,
+        network,
+        FocalLoss(),
+        torch.optim.Adam(network.trainable_parameters(), lr=1e-3, fused=True),
+        train_set,
+        val_set,
+        batch_size=5,
+        order_of=lambda epoch: epoch_order(train_set.targets, 3, epoch, 8),
+        save_seconds=1e9,
+        save_epoch=lambda: None,
+        save_within=lambda: None,
+        check=lambda: None,
+        scorer=network.trained_part,
+    )
+    history = [{k: v for k, v in record.items() if k != "seconds"} for record in run.history]
+    return copy.deepcopy(network.state_dict()), history
+
+
+def test_what_does_not_fit_is_computed_again_and_that_is_said() -> None:
+    features = Features(pictures(10), network_of(4).frozen_part())
+    needed = 10 * 2048 * 4
+    said = keep_if_it_fits([features], free=2 * needed - 1)
+    assert "again in every epoch" in said and "10 pictures" in said
+    said = keep_if_it_fits([features], free=2 * needed)
+    assert "is kept" in said
+
+
+def test_an_empty_part_has_nothing_to_keep() -> None:
+    frozen = network_of(4).frozen_part()
+    parts = [Features(pictures(n), frozen) for n in (4, 0)]
+    assert "is kept" in keep_if_it_fits(parts, free=1 << 40)
+    assert parts[1].bytes_to_keep() == 0
+
+
+def test_a_stop_ends_the_keeping() -> None:
+    checks = 0
+
+    def check() -> None:
+        nonlocal checks
+        checks += 1
+        if checks == 2:
+            raise Stopped(15)
+
+    features = Features(pictures(70), network_of(4).frozen_part())
+    with pytest.raises(Stopped):
+        features.keep(check)
+    assert checks == 2

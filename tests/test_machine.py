@@ -1,0 +1,54 @@
+"""Devices, and the memory that a container or batch job leaves."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from chestxray import machine
+
+
+def test_a_device_that_is_not_there_is_refused_and_auto_finds_one() -> None:
+    assert machine.pick_device("cpu").type == "cpu"
+    assert machine.pick_device("auto").type in ("cpu", "cuda", "mps")
+    absent = next(
+        name
+        for name, there in (
+            ("cuda", torch.cuda.is_available()),
+            ("mps", torch.backends.mps.is_available()),
+        )
+        if not there
+    )
+    with pytest.raises(ValueError, match=f"--device {absent}.*there is .*cpu"):
+        machine.pick_device(absent)
+
+
+def group(folder: Path, limit: str, current: int, cached: int = 0) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "memory.max").write_text(f"{limit}\n")
+    (folder / "memory.current").write_text(f"{current}\n")
+    (folder / "memory.stat").write_text(f"anon 1\nfile 2\ninactive_file {cached}\n")
+
+
+def test_the_tightest_limit_above_a_process_counts_and_its_file_cache_does_not(
+    tmp_path: Path,
+) -> None:
+    own = tmp_path / "own"
+    own.write_text("0::/slurm/job_7\n")
+    group(tmp_path / "slurm", "1000", current=900, cached=50)
+    group(tmp_path / "slurm" / "job_7", "700", current=100)
+    assert machine.container_memory(tmp_path, own) == 150
+    group(tmp_path / "slurm" / "job_7", "110", current=100)
+    assert machine.container_memory(tmp_path, own) == 10
+
+
+def test_without_limits_or_control_groups_there_is_none(tmp_path: Path) -> None:
+    own = tmp_path / "own"
+    own.write_text("0::/a\n")
+    group(tmp_path / "a", "max", current=900)
+    assert machine.container_memory(tmp_path, own) is None
+    assert machine.container_memory(tmp_path, tmp_path / "absent") is None
+
+
+def test_free_memory_is_some_of_the_machines() -> None:
+    assert 0 < machine.free_memory(torch.device("cpu")) < 1 << 50

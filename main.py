@@ -17,8 +17,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from chestxray.arguments import Parser
-from chestxray.interrupt import Stopped, StopRequest, listen
+from chestxray.arguments import Parser, answer, number
+from chestxray.interrupt import Stopped, StopRequest
 
 # What needs torch or pandas is imported where the steps begin: --help and wrong usage answer
 # at once.
@@ -26,21 +26,6 @@ from chestxray.interrupt import Stopped, StopRequest, listen
 # Options that no checkpoint keeps, since they belong to a machine or to one command.
 MACHINE = ("workers", "precision", "device", "output_dir", "cache_dir", "no_cache")
 COMMAND = ("overwrite", "debug", "test", "split", "scores", "ci", "resume", "ckpt")
-
-
-def number(kind: type, low: float, high: float, text: str) -> Any:
-    """A type for argparse: a finite number above or at `low` and below or at `high`."""
-
-    def convert(word: str) -> Any:
-        try:
-            value = kind(word)
-        except ValueError:
-            value = None
-        if value is None or not low <= value <= high:
-            raise argparse.ArgumentTypeError(f"{word!r} is not {text}")
-        return value
-
-    return convert
 
 
 def learning_rate(word: str) -> float:
@@ -272,21 +257,13 @@ def main(argv: list[str] | None = None) -> int:
     check_usage(parser, args, typed)
     from chestxray.files import folder_lock
 
-    with listen() as stop:
-        try:
-            if args.test:
-                return steps(parser, args, typed, stop)
-            with folder_lock(Path(args.output_dir)):
-                return steps(parser, args, typed, stop)
-        except Stopped as stopped:
-            with contextlib.suppress(OSError):  # the terminal may be gone: a HUP says just that
-                print(stopped, file=sys.stderr)
-            return 128 + stopped.signum
-        except (OSError, ValueError, FloatingPointError) as error:
-            if args.debug:
-                raise
-            print(f"error: {error}", file=sys.stderr)
-            return 1
+    def work(stop: StopRequest) -> int:
+        if args.test:
+            return steps(parser, args, typed, stop)
+        with folder_lock(Path(args.output_dir)):
+            return steps(parser, args, typed, stop)
+
+    return answer(work, args.debug)
 
 
 def steps(
@@ -485,7 +462,7 @@ def steps(
             for name in MACHINE
             if name in typed
         )
-        with contextlib.suppress(OSError):  # as in main
+        with contextlib.suppress(OSError):  # the terminal may be gone
             say(folder.way_on(run, typed_here))
         raise
     return 0

@@ -2,6 +2,8 @@
 
 One rule for every picture: grey (colour by the ITU-R 601 weights, alpha dropped, 16 bits divided by
 257), padded with black to a centred square, resized bilinearly with antialiasing.
+
+python -m chestxray.images DIR decodes a data folder ahead of time.
 """
 
 import errno
@@ -26,8 +28,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from chestxray.arguments import Parser, answer, number
 from chestxray.files import folder_lock, whole_file
-from chestxray.interrupt import leave_signals_to_parent
+from chestxray.interrupt import StopRequest, leave_signals_to_parent
 from chestxray.progress import Progress
 from chestxray.wording import counted, listed
 
@@ -194,6 +197,11 @@ def _stand_in_line(
             if not waiting:
                 print(f"waiting: {busy}", file=sys.stderr)
             waiting = True
+        except OSError as error:
+            raise OSError(
+                f"the cache folder {folder} cannot be written ({error.strerror or error}); "
+                "--cache-dir DIR names another, --no-cache uses memory"
+            ) from error
         check()
         time.sleep(seconds)
 
@@ -258,13 +266,15 @@ class _Cache:
     def _allocate(self, handle: int, used: int, more: int) -> None:
         # On a full disk a write into a hole fails late, or as a signal: take the space first.
         needed = more * self.size**2
+        free = shutil.disk_usage(self.data.parent).free
         try:
+            if needed > free:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             if needed and hasattr(os, "posix_fallocate"):
                 os.posix_fallocate(handle, used * self.size**2, needed)
         except OSError as error:
             if error.errno != errno.ENOSPC:
                 raise
-            free = shutil.disk_usage(self.data.parent).free
             os.ftruncate(handle, used * self.size**2)
             raise OSError(
                 f"the cache folder {self.data.parent} needs {needed / 1e9:.2f} GB and its disk has "
@@ -332,3 +342,52 @@ def _start_worker() -> None:
         os._exit(1)
 
     threading.Thread(target=end_with_parent, daemon=True).start()
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Decode a data folder ahead of time, so that runs begin at once."""
+    parser = Parser(
+        prog="python -m chestxray.images",
+        allow_abbrev=False,
+        description="Decode the pictures of a data folder ahead of time, for every later run.",
+    )
+    parser.add_argument("folder", metavar="DIR", type=Path, help="as main.py's --data_path")
+    parser.add_argument(
+        "--size",
+        metavar="N",
+        type=number(int, 32, 4096, "a side in pixels, 32 to 4096"),
+        default=224,
+        help="side of the decoded pictures, in pixels (default: 224)",
+    )
+    parser.add_argument(
+        "--cache-dir", metavar="DIR", type=Path, default=Path(".cache"), help="(default: .cache)"
+    )
+    parser.add_argument(
+        "--workers",
+        "-j",
+        metavar="N",
+        type=number(int, 0, 1024, "a number of processes, 0 to 1024"),
+        default=os.cpu_count() or 1,
+        help="decoding processes; 0 works (default: as many as cores)",
+    )
+    args, _ = parser.parse(sys.argv[1:] if argv is None else argv)
+    from chestxray.entries import read_entries  # with pandas, which the decoding processes spare
+
+    def work(stop: StopRequest) -> int:
+        found = read_entries(args.folder)
+        print(*found.notes, sep="\n")
+        paths = found.rows["path"].tolist()
+        pictures = load_pictures(
+            paths, args.size, args.folder, args.cache_dir, args.workers, stop.check
+        )
+        ready = len(paths) - len(pictures.broken)
+        print(f"{counted(ready, 'picture')} of {args.size} pixels a side ready in {args.cache_dir}")
+        if pictures.broken:
+            print(*describe_skipped(pictures.broken), sep="\n", file=sys.stderr)
+        return 1 if pictures.broken else 0
+
+    return answer(work)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

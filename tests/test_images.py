@@ -7,7 +7,7 @@ import struct
 import subprocess
 import sys
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +15,11 @@ import pytest
 from conftest import ROOT
 from PIL import Image
 
+from chestxray import images
+from chestxray.entries import read_entries
 from chestxray.files import folder_lock
 from chestxray.images import Pictures, describe_broken, load_pictures, read_picture
+from chestxray.phantom import draw_dataset
 
 SIZE = 24
 
@@ -440,3 +443,73 @@ def test_the_data_folder_stays_as_it_is(tmp_path: Path) -> None:
     load_pictures(paths, SIZE, tmp_path / "data", None)
     now = {path.name: path.read_bytes() for path in (tmp_path / "data").iterdir()}
     assert now == {path.name: path.read_bytes() for path in (tmp_path / "before").iterdir()}
+
+
+def test_a_cache_that_cannot_be_written_is_named_with_the_ways_out(tmp_path: Path) -> None:
+    paths = folder_of(tmp_path / "data", 3)
+    (tmp_path / "file").write_text("no folder")
+    with pytest.raises(OSError, match="cache folder .*file.* cannot be written .*--no-cache"):
+        load_pictures(paths, SIZE, tmp_path / "data", tmp_path / "file")
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 64 kB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(folder)]
+    if shutil.which("mount") is None or subprocess.run(mount, stderr=subprocess.PIPE).returncode:
+        pytest.skip("a file system cannot be mounted here")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_a_full_disk_is_told_before_anything_is_decoded(tmp_path: Path, small_disk: Path) -> None:
+    paths = folder_of(tmp_path / "data", 20)
+    few = load_pictures(paths[:2], 100, tmp_path / "data", small_disk)
+    with pytest.raises(OSError, match=r"needs 0.00 GB and its disk has 0.00 GB free; --cache-dir"):
+        load_pictures(paths, 100, tmp_path / "data", small_disk, check=never)
+    kept = load_pictures(paths[:2], 100, tmp_path / "data", small_disk, check=never)
+    np.testing.assert_array_equal(decoded(kept), decoded(few))
+    load_pictures(paths[:4], 100, tmp_path / "data", small_disk)  # what does fit goes on
+
+
+def test_a_complete_cache_is_read_where_it_cannot_be_written(
+    tmp_path: Path, small_disk: Path
+) -> None:
+    paths = folder_of(tmp_path / "data", 3)
+    written = load_pictures(paths, SIZE, tmp_path / "data", small_disk)
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    with pytest.raises(OSError):
+        (small_disk / "probe").touch()
+    read = load_pictures(paths, SIZE, tmp_path / "data", small_disk, check=never)
+    np.testing.assert_array_equal(decoded(read), decoded(written))
+    more = [*paths, *folder_of(tmp_path / "more", 1)]
+    with pytest.raises(OSError, match="Read-only file system.*--cache-dir DIR names another"):
+        load_pictures(more, SIZE, tmp_path / "data", small_disk)
+
+
+def test_a_folder_decoded_ahead_of_time_is_ready_for_every_run(
+    drawn: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [str(drawn), "--size", "32", "--cache-dir", str(tmp_path / "cache"), "--workers", "0"]
+    assert images.main(words) == 0
+    assert "60 pictures of 32 pixels a side ready" in capsys.readouterr().out
+    paths = read_entries(drawn).rows["path"].tolist()
+    pictures = load_pictures(paths, 32, drawn, tmp_path / "cache", check=never)
+    np.testing.assert_array_equal(pictures.pixels[pictures.slots[7]], read_picture(paths[7], 32))
+
+
+def test_decoding_ahead_names_broken_pictures_and_leaves_with_1(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    draw_dataset(tmp_path / "data", n=5, size=32, seed=0)
+    broken = sorted((tmp_path / "data").rglob("*.png"))[2]
+    broken.write_bytes(b"<html>not found</html>")
+    words = [str(tmp_path / "data"), "--cache-dir", str(tmp_path / "cache"), "-j", "0"]
+    assert images.main(words) == 1
+    shown = capsys.readouterr()
+    assert "4 pictures of 224" in shown.out
+    assert str(broken) in shown.err and "<html" in shown.err
+    assert images.main([str(tmp_path / "absent")]) == 1
+    assert "is not there" in capsys.readouterr().err

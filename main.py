@@ -281,6 +281,7 @@ def steps(
     from chestxray.losses import LOSSES
     from chestxray.trainer import STEPS_BETWEEN_LOOKS, train
 
+    machine.reuse_freed_memory()
     device = machine.pick_device(args.device)
     output = Path(args.output_dir)
 

@@ -1,11 +1,25 @@
 """What this machine has: devices, number formats that it computes in, free memory."""
 
+import ctypes
 from pathlib import Path
 
 import psutil
 import torch
 
 _CGROUP = Path("/sys/fs/cgroup")
+_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of glibc's malloc.h
+
+
+def reuse_freed_memory() -> None:
+    """Have glibc hand freed memory out again rather than return it to the system.
+
+    The maps of a batch are tens of megabytes each, and glibc maps such blocks anew every time: in
+    scoring on a CPU the page faults took a sixth of the time. Other C libraries are left alone.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(_M_MMAP_MAX, 0)
+        mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def pick_device(choice: str) -> torch.device:

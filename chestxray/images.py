@@ -206,6 +206,12 @@ def _stand_in_line(
         time.sleep(seconds)
 
 
+def cache_file(folder: Path, size: int, source: Path) -> Path:
+    """Where the decoded pictures of a data folder lie; their keys lie beside it, in .index."""
+    digest = hashlib.sha256(str(source.resolve()).encode()).hexdigest()[:8]
+    return folder / f"pictures-{size}-v{DECODER_VERSION}-{digest}.u8"
+
+
 class _Cache:
     """A file of decoded pictures that only grows, and an index: line k is the key of slot k.
 
@@ -214,9 +220,8 @@ class _Cache:
     """
 
     def __init__(self, folder: Path, size: int, source: Path) -> None:
-        digest = hashlib.sha256(str(source.resolve()).encode()).hexdigest()[:8]
         self.size = size
-        self.data = folder / f"pictures-{size}-v{DECODER_VERSION}-{digest}.u8"
+        self.data = cache_file(folder, size, source)
         self.index = self.data.with_suffix(".index")
 
     def keys(self) -> list[str]:

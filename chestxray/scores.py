@@ -1,8 +1,9 @@
-"""The scores CSV: one row per picture, written whole, read back to the same float32 bits.
+"""The scores CSV: one row per picture, written whole; its nine digits keep every float32 bit.
 
 Columns: image, patient, split, then for the classes in their order y_<class> (0 or 1), z_<class>
 (logits) and p_<class> (sigmoid scores in [0, 1]). Other models' scores can be read too: any number
-of classes, y_ and p_ in pairs of the same order; patient, split and z_ may be absent.
+of classes, y_ and p_ in pairs of the same order; patient, split and z_ may be absent. What is read
+is the number that the text says, in float64: a score written 0.18 meets a threshold of 0.18.
 """
 
 import gzip
@@ -29,8 +30,8 @@ class Scores:
         splits: (N,) text, "train", "val" or "test"; None where the file has no such column.
         classes: C names.
         targets: (N, C) uint8, 0 or 1; (N, 0) where the file has no labels.
-        logits: (N, C) float32; None where the file has none.
-        scores: (N, C) float32, in [0, 1].
+        logits: (N, C), float32 from predict, float64 from a file; None where it has none.
+        scores: (N, C) in [0, 1], float32 from predict, float64 from a file.
     """
 
     images: np.ndarray
@@ -140,19 +141,17 @@ def read_scores(path: Path, labels: bool = True) -> Scores:
         path: the file.
         labels: refuse a file without labels.
 
+    Returns:
+        Logits and scores as the float64 nearest to the text; of a file of write_scores,
+        astype(np.float32) gives the written bits.
+
     Raises:
         ValueError: columns that are missing or whose classes differ; values that are not numbers,
             scores outside [0, 1], labels other than 0 and 1; a picture twice.
     """
     try:
-        header = pd.read_csv(path, nrows=0, encoding="utf-8-sig").columns
-        text = {name: str for name in ("image", "patient", "split") if name in header}
         frame = pd.read_csv(
-            path,
-            dtype=text,
-            keep_default_na=False,
-            index_col=False,
-            encoding="utf-8-sig",
+            path, dtype=str, keep_default_na=False, index_col=False, encoding="utf-8-sig"
         )
     except (
         pd.errors.ParserError,
@@ -163,12 +162,14 @@ def read_scores(path: Path, labels: bool = True) -> Scores:
         gzip.BadGzipFile,
     ) as error:
         raise ValueError(f"{path} is no scores CSV: {str(error).strip()}") from error
-    classes = _classes(path, list(header), labels)
+    classes = _classes(path, list(frame.columns), labels)
+    if not len(frame):
+        raise ValueError(f"{path} has a header and no rows")
     if frame["image"].duplicated().any():
         twice = frame["image"][frame["image"].duplicated()].unique()
         raise ValueError(f"{path}: pictures twice: {listed(twice)}")
-    for name in text:
-        if (frame[name] == "").any():
+    for name in ("image", "patient", "split"):
+        if name in frame and (frame[name] == "").any():
             raise ValueError(f"{path}: {int((frame[name] == '').sum())} rows without {name}")
     frame = frame.sort_values("image", kind="stable")
 
@@ -213,8 +214,11 @@ def _classes(path: Path, header: list[str], labels: bool) -> tuple[str, ...]:
 
 
 def _numbers(path: Path, frame: pd.DataFrame, prefix: str, classes: tuple[str, ...]) -> np.ndarray:
-    values = frame[[prefix + name for name in classes]].apply(pd.to_numeric, errors="coerce")
-    numbers = values.to_numpy(dtype=np.float64).astype(np.float32)
+    cells = frame[[prefix + name for name in classes]]
+    try:
+        numbers = cells.to_numpy(dtype=np.float64)  # Python's float: the nearest to the text
+    except ValueError:
+        numbers = cells.apply(pd.to_numeric, errors="coerce").to_numpy(dtype=np.float64)
     _refuse(path, frame, prefix, classes, ~np.isfinite(numbers), "is no finite number")
     return numbers
 

@@ -13,7 +13,6 @@ from chestxray.conformal import (
     false_discovery_rates,
     hoeffding_bentkus_p_values,
     miss_rates,
-    set_sizes,
     unit_codes,
     wsr_bound,
     wsr_certifies,
@@ -75,13 +74,6 @@ def test_false_discovery_rates_are_what_a_loop_finds(made: tuple, empty: float) 
     np.testing.assert_allclose(found, of_units(losses, codes), atol=1e-12)
 
 
-@given(pictures())
-def test_set_sizes_are_counts(made: tuple) -> None:
-    scores = made[1]
-    expected = [[len(chosen_set(row, t)) for t in STEPS] for row in scores]
-    assert set_sizes(scores, STEPS).tolist() == expected
-
-
 def test_losses_of_many_pictures_are_those_of_the_units_one_by_one() -> None:
     rng = np.random.default_rng(0)
     targets = (rng.uniform(size=(9000, 5)) < 0.3).astype(np.uint8)
@@ -99,7 +91,6 @@ def test_losses_of_many_pictures_are_those_of_the_units_one_by_one() -> None:
 def test_at_threshold_0_sets_are_full_and_above_1_they_are_empty() -> None:
     targets, scores = np.array([[1, 0, 0]]), np.array([[0.0, 0.5, 1.0]])
     codes, ends = np.array([0]), np.array([0.0, 1.1])
-    assert set_sizes(scores, ends).tolist() == [[3, 0]]
     assert miss_rates(targets, scores, codes, ends).tolist() == [[0, 1]]
     assert false_discovery_rates(targets, scores, codes, 0.0, ends)[0] == pytest.approx([2 / 3, 0])
     assert false_discovery_rates(targets, scores, codes, 1.0, ends)[0] == pytest.approx([2 / 3, 1])

@@ -2,10 +2,13 @@
 
 import gzip
 import json
+import tempfile
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from chestxray.labels import CLASSES
 from chestxray.scores import (
@@ -43,8 +46,8 @@ def test_what_is_written_is_read_back_to_the_same_bits(tmp_path: Path) -> None:
     assert back.patients.tolist() == table.patients[order].tolist()
     assert back.splits.tolist() == ["test"] * 50
     np.testing.assert_array_equal(back.targets, table.targets[order])
-    assert back.logits.tobytes() == table.logits[order].tobytes()
-    assert back.scores.tobytes() == table.scores[order].tobytes()
+    assert back.logits.astype(np.float32).tobytes() == table.logits[order].tobytes()
+    assert back.scores.astype(np.float32).tobytes() == table.scores[order].tobytes()
 
 
 def test_every_float32_survives_nine_digits(tmp_path: Path) -> None:
@@ -53,7 +56,19 @@ def test_every_float32_survives_nine_digits(tmp_path: Path) -> None:
     table.scores = bits.view(np.float32)  # every positive float32 up to 1, the smallest included
     write_scores(tmp_path / "s.csv", table)
     back = read_scores(tmp_path / "s.csv")
-    assert back.scores.tobytes() == table.scores[np.argsort(table.images)].tobytes()
+    written = table.scores[np.argsort(table.images)]
+    assert back.scores.astype(np.float32).tobytes() == written.tobytes()
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=5))
+@example([0.18, 0.1 + 0.2, 5e-324, 1.0])
+def test_a_score_is_read_as_the_number_that_its_text_says(values: list[float]) -> None:
+    rows = "".join(f"{i},0,{value!r},{value!r}\n" for i, value in enumerate(values))
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "s.csv"
+        path.write_text("image,y_A,z_A,p_A\n" + rows)
+        back = read_scores(path)
+    assert back.scores[:, 0].tolist() == back.logits[:, 0].tolist() == values
 
 
 def test_the_file_has_the_documented_columns_sorted_rows_and_plain_line_ends(
@@ -89,6 +104,8 @@ def test_other_models_scores_are_read_with_any_classes_and_without_the_optional_
         ("image,y_A,p_A\na,0,\n", "p_A of a is no finite number: ''"),
         ("image,y_A,p_A\na,0,x\n", "p_A of a is no finite number: 'x'"),
         ("image,y_A,p_A\na,0,0.5\nb,0,1.5\n", r"p_A of b is not in \[0, 1\]"),
+        ("image,y_A,p_A\na,0,1.00000002\n", r"p_A of a is not in \[0, 1\]: .*1.00000002"),
+        ("image,y_A,p_A\na,0,-1e-50\n", r"is not in \[0, 1\]"),
         ("image,y_A,p_A\na,0,-0.1\n", r"is not in \[0, 1\]"),
         ("image,y_A,p_A\na,2,0.5\n", "y_A of a is neither 0 nor 1"),
         ("image,y_A,p_A\na,0.5,0.5\n", "neither 0 nor 1"),

@@ -12,7 +12,6 @@ from chestxray.conformal.losses import (
     counting_rows,
     false_discovery_rates,
     miss_rates,
-    set_sizes,
     unit_codes,
 )
 from chestxray.conformal.search import crc_threshold, holm, ltt_thresholds, rcps_threshold
@@ -27,7 +26,6 @@ __all__ = [
     "ltt_thresholds",
     "miss_rates",
     "rcps_threshold",
-    "set_sizes",
     "unit_codes",
     "wsr_bound",
     "wsr_certifies",

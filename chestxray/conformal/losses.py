@@ -98,14 +98,6 @@ def false_discovery_rates(
     return np.clip(np.cumsum(cells, axis=1)[:, :-1], 0.0, 1.0)
 
 
-def set_sizes(scores: np.ndarray, grid: np.ndarray = GRID) -> np.ndarray:
-    """(N, T) how many classes of each picture (N, K) reach each threshold of the grid."""
-    steps = len(grid) + 1
-    reached = np.searchsorted(grid, scores, side="right") + steps * np.arange(len(scores))[:, None]
-    cells = np.bincount(reached.ravel(), minlength=len(scores) * steps).reshape(-1, steps)
-    return cells[:, ::-1].cumsum(axis=1)[:, ::-1][:, 1:]
-
-
 def _denominators(targets: np.ndarray, codes: np.ndarray) -> np.ndarray:
     """(N,) |Y_i| m_g(i): what a missed positive of picture i is divided by in its unit's loss."""
     return targets.sum(axis=1, dtype=np.int64) * np.bincount(codes)[codes]

@@ -32,7 +32,8 @@ from chestxray.conformal import (  # noqa: E402
     false_discovery_rates,
     ltt_thresholds,
 )
-from chestxray.conformal.calibrate import Choices, Rows, resplit  # noqa: E402
+from chestxray.conformal.calibrate import Choices, Rows  # noqa: E402
+from chestxray.conformal.resplits import resplit  # noqa: E402
 
 PICTURES, PATIENTS, CLASSES, TIMES = 25_596, 2_797, 15, 1_000
 MOST = 184  # pictures of one patient in the official test list
@@ -107,9 +108,10 @@ def in_a_process(method: str) -> dict[str, float]:
 def resplits_of(method: str) -> dict[str, float]:
     """Seconds and peak memory of the whole process of all re-splits by one method."""
     rows = made(PICTURES, PATIENTS, seed=0)
-    choices = Choices(risk="fdr" if method == "ltt" else "fnr", method=method, delta=DELTA)
+    risk = "fdr" if method == "ltt" else "fnr"
+    choices = Choices(risk=risk, method=method, delta=DELTA, resplits=TIMES)
     start = time.perf_counter()
-    risks, _ = resplit(rows, ALPHA[method], choices, 0.5, TIMES)
+    risks, _ = resplit(rows, ALPHA[method], choices)
     seconds = time.perf_counter() - start
     return {
         "seconds": seconds,

@@ -16,17 +16,17 @@ import numpy as np
 
 from chestxray.arguments import Parser
 from chestxray.conformal import output
+from chestxray.conformal.apply import apply, of_split
 from chestxray.conformal.calibrate import (
     Choices,
     Level,
     Rows,
     calibrate,
-    calibrate_per_class,
-    cut_patients,
     risk_table,
     smallest_alpha,
 )
 from chestxray.conformal.report import prediction_sets, realised
+from chestxray.conformal.resplits import cut_patients
 from chestxray.scores import Scores, read_scores
 from chestxray.wording import counted, listed
 
@@ -187,14 +187,34 @@ def main(argv: list[str] | None = None) -> int:
 def run(args: argparse.Namespace) -> int:
     """The steps: read, choose rows, cut by patient, calibrate, judge, write."""
     if args.apply:
-        print("\n".join(output.apply(args.csv, args.apply, args.split, args.out)))
+        print("\n".join(apply(args.csv, args.apply, args.split, args.out)))
         return 0
+    folder = args.out or args.csv.parent / f"{stem(args.csv)}_{args.risk}_{args.method}"
+    if args.alpha:
+        output.claim(folder)
     table = choose(read_scores(args.csv), args)
-    rows = as_rows(table, args.unit)
+    choices = chosen(args, table)
+    rows = Rows.of(table, args.unit)
     if args.npz:
         output.write_npz(args.npz, rows)
         print(f"wrote {args.npz}")
-    choices = Choices(
+    if args.frontier:
+        print(frontier(rows, choices))
+    if not args.alpha:
+        return 0
+
+    rows.counting(choices)  # refuses what --no-positive error refuses, before anything is written
+    calibrates = cut(rows, choices)
+    cal = rows.take(calibrates)
+    levels = [calibrate(cal, alpha, choices) for alpha in args.alpha]
+    if not any(level.certified for level in levels):
+        return refuse(levels, cal, choices)
+    print("\n".join(output.write(folder, args.csv, table, calibrates, levels, choices)))
+    return 0
+
+
+def chosen(args: argparse.Namespace, table: Scores) -> Choices:
+    return Choices(
         risk=args.risk,
         method=args.method,
         delta=float(args.delta),
@@ -202,28 +222,13 @@ def run(args: argparse.Namespace) -> int:
         no_positive=args.no_positive,
         empty=float(args.empty),
         fwer=args.fwer,
+        per_class=args.per_class,
+        split=None if table.splits is None else str(table.splits[0]),
+        exclude=tuple(args.exclude),
+        cal_fraction=args.cal_fraction,
+        resplits=args.resplits,
         seed=args.seed,
     )
-    if args.frontier:
-        print(frontier(rows, choices))
-    if not args.alpha:
-        return 0
-
-    rows.counting(choices)  # refuses what --no-positive error refuses, before anything is written
-    calibrates = cut(rows, args.cal_fraction, args.seed)
-    cal = rows.take(calibrates)
-    if args.per_class:
-        levels = [calibrate_per_class(cal, alpha) for alpha in args.alpha]
-    else:
-        levels = [calibrate(cal, alpha, choices) for alpha in args.alpha]
-    if not any(level.certified for level in levels):
-        return refuse(levels, cal, choices, args.per_class)
-    folder = args.out or args.csv.parent / f"{stem(args.csv)}_{args.risk}_{args.method}"
-    written = output.write(
-        folder, args.csv, table, rows, calibrates, levels, choices, args.cal_fraction, args.resplits
-    )
-    print("\n".join(written))
-    return 0
 
 
 def choose(table: Scores, args: argparse.Namespace) -> Scores:
@@ -231,7 +236,7 @@ def choose(table: Scores, args: argparse.Namespace) -> Scores:
     if table.splits is None:
         print(f"{args.csv} has no split column: all {counted(len(table.images), 'row')} are used")
     split = args.split or ("val" if args.frontier else "test")
-    table = output.of_split(args.csv, table, split)
+    table = of_split(args.csv, table, split)
     unknown = sorted(set(args.exclude) - set(table.classes))
     if unknown:
         raise ValueError(
@@ -245,21 +250,16 @@ def choose(table: Scores, args: argparse.Namespace) -> Scores:
     return table.take(np.ones(len(table.images), dtype=bool), kept)
 
 
-def as_rows(table: Scores, unit: str) -> Rows:
-    patients = table.images if table.patients is None else table.patients
-    units = patients if unit == "patient" else table.images
-    return Rows(table.targets, table.scores.astype(np.float64), units, patients)
-
-
-def cut(rows: Rows, part: float, seed: int) -> np.ndarray:
+def cut(rows: Rows, choices: Choices) -> np.ndarray:
     """(N,) bool, the pictures of a random share of the patients."""
     names, codes = np.unique(rows.patients, return_inverse=True)
-    return cut_patients(len(names), part, np.random.default_rng(seed))[codes]
+    rng = np.random.default_rng(choices.seed)
+    return cut_patients(len(names), choices.cal_fraction, rng)[codes]
 
 
 def frontier(rows: Rows, choices: Choices) -> str:
     """What each level costs on these rows, as a table; they are no calibration rows afterwards."""
-    table = None if choices.method == "crc" else risk_table(rows, choices)
+    table = risk_table(rows, choices)
     units = counted(len(np.unique(rows.units)), choices.unit)
     lines = [f"{choices.risk.upper()} by {choices.method} on {units}, figures on the same rows"]
     lines += [f"{'alpha':>6}{'threshold':>12}{'size':>7}{'FNR':>7}{'FDR':>7}{'empty':>7}"]
@@ -274,23 +274,19 @@ def frontier(rows: Rows, choices: Choices) -> str:
             f"{'n/a' if found[name] is None else format(found[name], '.3f'):>7}"
             for name in ("size", "fnr", "fdr", "empty")
         )
-        lines.append(f"{alpha:>6}{level.threshold:>12.6f}{figures}")
+        where = "by class" if level.threshold is None else f"{level.threshold:.6f}"
+        lines.append(f"{alpha:>6}{where:>12}{figures}")
     return "\n".join(lines)
 
 
-def refuse(levels: list[Level], cal: Rows, choices: Choices, per_class: bool) -> int:
+def refuse(levels: list[Level], cal: Rows, choices: Choices) -> int:
     """Say that and why nothing is certified, and what would be (exit 3)."""
     for level in levels:
         print(f"alpha {level.alpha}: nothing is certified, {level.reason}", file=sys.stderr)
-    if all(level.lax for level in levels):
-        return 3
-    least = smallest_alpha(cal, choices, per_class)
-    hint = (
-        "none up to 0.99"
-        if least is None
-        else f"{least:g} in steps of 0.01 (needs fresh calibration rows)"
-    )
-    print(f"the smallest certifiable alpha on these rows: {hint}", file=sys.stderr)
+    if not all(level.lax for level in levels):
+        least = smallest_alpha(cal, choices)
+        hint = "none below 1" if least is None else f"{least} (needs fresh calibration rows)"
+        print(f"the smallest certifiable alpha on these rows: {hint}", file=sys.stderr)
     return 3
 
 

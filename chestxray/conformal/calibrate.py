@@ -1,7 +1,10 @@
-"""Choices and rows -> thresholds, one for each alpha, and the same over many re-splits."""
+"""Choices and rows -> thresholds, one for each alpha, and the smallest alpha that has one."""
 
-from dataclasses import dataclass
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 
@@ -13,12 +16,24 @@ from chestxray.conformal.losses import (
     miss_rates,
     unit_codes,
 )
-from chestxray.conformal.search import Misses, crc_threshold, ltt_thresholds, rcps_threshold
+from chestxray.conformal.search import (
+    Misses,
+    corrected_risk,
+    crc_threshold,
+    ltt_thresholds,
+    rcps_threshold,
+)
+from chestxray.scores import Scores
+
+_DIGITS = 3  # of a printed smallest alpha
 
 
 @dataclass(frozen=True)
 class Choices:
-    """What is to be controlled, how, and for whom; the names are the command's flags."""
+    """What is to be controlled, how, and for whom; the names are the command's flags.
+
+    `split` is --from: None where all rows are used.
+    """
 
     risk: str = "fnr"
     method: str = "crc"
@@ -27,7 +42,23 @@ class Choices:
     no_positive: str = "drop"
     empty: float = 0.0
     fwer: str = "fst"
+    per_class: bool = False
+    split: str | None = None
+    exclude: tuple[str, ...] = ()
+    cal_fraction: float = 0.5
+    resplits: int = 1000
     seed: int = 0
+
+    def plain(self) -> dict[str, Any]:
+        """All choices by their flags, as JSON has them."""
+        held = asdict(self) | {"exclude": list(self.exclude)}
+        return {"from" if name == "split" else name: value for name, value in held.items()}
+
+    @classmethod
+    def of(cls, held: dict[str, Any]) -> "Choices":
+        """Back from `plain`."""
+        named = {"split" if name == "from" else name: value for name, value in held.items()}
+        return cls(**named | {"exclude": tuple(held["exclude"])})
 
 
 @dataclass
@@ -45,6 +76,15 @@ class Rows:
     scores: np.ndarray
     units: np.ndarray
     patients: np.ndarray
+
+    @classmethod
+    def of(cls, table: Scores, unit: str) -> "Rows":
+        """The rows of a scores file; without labels, no class is positive."""
+        patients = table.images if table.patients is None else table.patients
+        labelled = table.targets.shape[1] > 0
+        targets = table.targets if labelled else np.zeros(table.scores.shape, dtype=np.uint8)
+        units = patients if unit == "patient" else table.images
+        return cls(targets, table.scores.astype(np.float64, copy=False), units, patients)
 
     def take(self, mask: np.ndarray) -> "Rows":
         return Rows(self.targets[mask], self.scores[mask], self.units[mask], self.patients[mask])
@@ -88,7 +128,7 @@ class Level:
 
 
 def calibrate(rows: Rows, alpha: str, choices: Choices, table: np.ndarray | None = None) -> Level:
-    """The threshold for one alpha.
+    """The threshold for one alpha, or one a class.
 
     Args:
         rows: the calibration pictures.
@@ -96,57 +136,73 @@ def calibrate(rows: Rows, alpha: str, choices: Choices, table: np.ndarray | None
         choices: risk, method and conventions.
         table: the losses of these rows where they are known already.
     """
+    if choices.per_class:
+        return _per_class(rows, alpha)
     counting = rows.counting(choices)
     names, codes = unit_codes(counting.units)
     level = Level(alpha, None, len(codes), len(names))
     if not len(codes):
-        level.reason = "no picture counts"
-        return level
-    if choices.method == "crc":
+        level.reason = _NO_POSITIVE
+    elif choices.method == "crc":
         _crc(level, counting, codes)
-        return level
-    losses = loss_table(counting, codes, choices) if table is None else table
-    {"rcps": _rcps, "ltt": _ltt}[choices.method](level, counting, losses, choices)
+    else:
+        losses = loss_table(counting, codes, choices) if table is None else table
+        {"rcps": _rcps, "ltt": _ltt}[choices.method](level, counting, losses, choices)
     return level
 
 
-def calibrate_per_class(rows: Rows, alpha: str) -> Level:
-    """CRC on each column alone: the miss rate of each class by itself; positives only."""
-    thresholds: list[float | None] = []
-    units: list[int] = []
-    for k in range(rows.targets.shape[1]):
-        alone = rows.take(rows.targets[:, k] == 1)
-        names, codes = unit_codes(alone.units)
-        found = crc_threshold(alone.targets[:, [k]], alone.scores[:, [k]], codes, alpha)
-        thresholds.append(float(found) if np.isfinite(found) else None)
-        units.append(len(names))
-    level = Level(alpha, None, len(rows.units), len(np.unique(rows.units)))
-    level.thresholds, level.units_by_class = thresholds, units
-    if not level.certified:
-        level.reason = f"{max(units)} units with a class are fewer than 1/alpha - 1"
-    return level
+_NO_POSITIVE = "no picture here has a positive class"
 
 
-def smallest_alpha(rows: Rows, choices: Choices, per_class: bool) -> float | None:
-    """The smallest alpha, in steps of 0.01, for which these rows certify anything."""
-    if not len(rows.counting(choices).units):
-        return None
-    table = None if per_class or choices.method == "crc" else risk_table(rows, choices)
-    for percent in range(1, 100):
-        alpha = str(percent / 100)
-        level = (
-            calibrate_per_class(rows, alpha)
-            if per_class
-            else calibrate(rows, alpha, choices, table)
-        )
-        if level.certified:
-            return percent / 100
-    return None
+def smallest_alpha(rows: Rows, choices: Choices) -> str | None:
+    """The smallest alpha for which these rows certify anything, rounded up, as to be typed.
 
-
-def risk_table(rows: Rows, choices: Choices) -> np.ndarray:
-    """loss_table of the pictures that count, by their units."""
+    1/(n + 1) for CRC, the betting bound at the smallest threshold for RCPS, both to three digits;
+    for LTT by bisection, to 0.001. None where no alpha below 1 does.
+    """
     counting = rows.counting(choices)
+    if not counting.targets.any() and choices.risk == "fnr":
+        return None
+    table = risk_table(rows, choices)
+    if choices.method == "crc":
+        n = max(units_by_class(rows)) if choices.per_class else len(np.unique(counting.units))
+        found = _rounded_up(Fraction(1, n + 1))
+    elif choices.method == "rcps" and table is not None:
+        found = _rounded_up(
+            Fraction(wsr_bound(table[shuffled(len(table), choices), 0], choices.delta))
+        )
+    else:
+        found = _bisected(lambda alpha: calibrate(rows, alpha, choices, table))
+    holds = Fraction(found) < 1 and calibrate(rows, found, choices, table).certified
+    return found if holds else None
+
+
+def _rounded_up(alpha: Fraction) -> str:
+    """The next decimal of three digits at or above alpha, in (0, 1]."""
+    places = _DIGITS - 1 - math.floor(math.log10(alpha))
+    return f"{math.ceil(alpha * 10**places) / 10**places:.{places}f}".rstrip("0")
+
+
+def _bisected(calibrated: Callable[[str], Level]) -> str:
+    """The first of 0.001, 0.002, ... 0.999 that is certified or lax; "1" where none is."""
+    low, high = 0, 1000
+    while high - low > 1:
+        middle = (low + high) // 2
+        level = calibrated(str(middle / 1000))
+        low, high = (low, middle) if level.certified or level.lax else (middle, high)
+    return f"{high / 1000:g}"
+
+
+def units_by_class(rows: Rows) -> list[int]:
+    """How many units have each class."""
+    return [len(np.unique(rows.units[column == 1])) for column in rows.targets.T]
+
+
+def risk_table(rows: Rows, choices: Choices) -> np.ndarray | None:
+    """loss_table of the pictures that count; None where the method needs none or nothing counts."""
+    counting = rows.counting(choices)
+    if choices.method == "crc" or not len(counting.units):
+        return None
     return loss_table(counting, unit_codes(counting.units)[1], choices)
 
 
@@ -155,6 +211,26 @@ def loss_table(rows: Rows, codes: np.ndarray, choices: Choices) -> np.ndarray:
     if choices.risk == "fnr":
         return miss_rates(rows.targets, rows.scores, codes)
     return false_discovery_rates(rows.targets, rows.scores, codes, choices.empty)
+
+
+def _per_class(rows: Rows, alpha: str) -> Level:
+    """CRC on each column alone: the miss rate of each class by itself; positives only."""
+    thresholds: list[float | None] = []
+    for k in range(rows.targets.shape[1]):
+        alone = rows.take(rows.targets[:, k] == 1)
+        codes = unit_codes(alone.units)[1]
+        found = crc_threshold(alone.targets[:, [k]], alone.scores[:, [k]], codes, alpha)
+        thresholds.append(float(found) if np.isfinite(found) else None)
+    level = Level(alpha, None, len(rows.units), len(np.unique(rows.units)))
+    level.thresholds, level.units_by_class = thresholds, units_by_class(rows)
+    if not rows.targets.any():
+        level.reason = _NO_POSITIVE
+    elif not level.certified:
+        level.reason = (
+            f"at most {max(level.units_by_class)} units have a class, fewer than "
+            f"1/alpha - 1 = {1 / float(alpha) - 1:.1f}"
+        )
+    return level
 
 
 def _crc(level: Level, rows: Rows, codes: np.ndarray) -> None:
@@ -168,14 +244,13 @@ def _crc(level: Level, rows: Rows, codes: np.ndarray) -> None:
         )
     else:
         level.threshold = found
-        missed = np.where(rows.targets == 1, rows.scores < found, False).sum(axis=1)
-        share = missed / np.maximum(rows.targets.sum(axis=1), 1)
-        risk = (np.bincount(codes, weights=share) / np.bincount(codes)).mean()
-        level.bound = float((level.n_units * risk + 1) / (level.n_units + 1))
+        every = np.ones(level.n_units, dtype=bool)
+        risk = Misses(rows.targets, rows.scores, codes).risk(found, every)
+        level.bound = float(corrected_risk(np.array(risk), level.n_units))
 
 
 def _rcps(level: Level, rows: Rows, losses: np.ndarray, choices: Choices) -> None:
-    order = np.random.default_rng(choices.seed).permutation(len(losses))
+    order = shuffled(len(losses), choices)
     found = rcps_threshold(losses, float(level.alpha), choices.delta, order)
     if found == -np.inf:
         level.reason = "the bound is above it at the smallest threshold"
@@ -188,6 +263,11 @@ def _rcps(level: Level, rows: Rows, losses: np.ndarray, choices: Choices) -> Non
     place = int(np.searchsorted(GRID, found))
     # The bound is found to 1e-6 from above; that it is below alpha is certain.
     level.bound = min(wsr_bound(losses[order, place], choices.delta), float(level.alpha))
+
+
+def shuffled(n: int, choices: Choices) -> np.ndarray:
+    """The order in which RCPS bets on n units: it knows no labels."""
+    return np.random.default_rng(choices.seed).permutation(n)
 
 
 def _ltt(level: Level, rows: Rows, losses: np.ndarray, choices: Choices) -> None:
@@ -203,124 +283,7 @@ def _ltt(level: Level, rows: Rows, losses: np.ndarray, choices: Choices) -> None
     place = int(certified[0] if strict_last else certified[-1])
     if not (rows.scores >= GRID[place]).any():
         level.reason = "no calibration set is non-empty where it is certified"
+        level.lax = choices.risk == "fnr"  # FDR: a larger alpha certifies sets that are not empty
         return
     level.threshold = float(GRID[place])
     level.bound = float(hoeffding_bentkus_p_values(risks[place], level.n_units, alpha))
-
-
-def resplit(
-    rows: Rows, alpha: str, choices: Choices, fraction: float, times: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Calibrate and judge on many random cuts by patient.
-
-    Args:
-        rows: all pictures, calibration and evaluation together.
-        alpha: as in calibrate.
-        choices: their seed draws the cuts.
-        fraction: of the patients that calibrate.
-        times: cuts.
-
-    Returns:
-        Risk on the units of the other side and threshold of each cut, (times,) both; NaN and -inf
-        where a cut certifies nothing.
-    """
-    counting = rows.counting(choices)
-    names, codes = unit_codes(counting.units)
-    first = np.unique(codes, return_index=True)[1]
-    patients, patient_of = np.unique(counting.patients[first], return_inverse=True)
-    rng = np.random.default_rng([choices.seed, 1])
-    if len(patients) < 2:
-        return np.full(times, np.nan), np.full(times, -np.inf)
-    cuts = np.array([cut_patients(len(patients), fraction, rng)[patient_of] for _ in range(times)])
-    run = {"crc": _resplit_crc, "rcps": _resplit_rcps, "ltt": _resplit_ltt}[choices.method]
-    return run(counting, codes, cuts, alpha, choices, rng)
-
-
-def cut_patients(n: int, fraction: float, rng: np.random.Generator) -> np.ndarray:
-    """(n,) bool, a random share of n patients; with a share below 1, both sides have somebody."""
-    count = n if fraction == 1 or n == 1 else min(max(round(fraction * n), 1), n - 1)
-    chosen = np.zeros(n, dtype=bool)
-    chosen[rng.permutation(n)[:count]] = True
-    return chosen
-
-
-def _resplit_crc(
-    rows: Rows,
-    codes: np.ndarray,
-    cuts: np.ndarray,
-    alpha: str,
-    choices: Choices,
-    rng: np.random.Generator,
-) -> tuple[np.ndarray, np.ndarray]:
-    misses = Misses(rows.targets, rows.scores, codes)
-    risks, thresholds = np.full(len(cuts), np.nan), np.full(len(cuts), -np.inf)
-    for number, cut in enumerate(cuts):
-        allowed = (int(cut.sum()) + 1) * Fraction(alpha) - 1
-        if allowed < 0:
-            continue
-        thresholds[number] = misses.largest_threshold(allowed, cut)
-        outside = ~cut[misses.units]
-        below = outside & (misses.scores < thresholds[number])
-        risks[number] = misses.weights[below].sum() / (~cut).sum()
-    return risks, thresholds
-
-
-def _resplit_rcps(
-    rows: Rows,
-    codes: np.ndarray,
-    cuts: np.ndarray,
-    alpha: str,
-    choices: Choices,
-    rng: np.random.Generator,
-) -> tuple[np.ndarray, np.ndarray]:
-    losses = loss_table(rows, codes, choices)
-    thresholds = np.array(
-        [
-            rcps_threshold(
-                losses, float(alpha), choices.delta, rng.permutation(np.flatnonzero(cut))
-            )
-            for cut in cuts
-        ]
-    )
-    return _judge(losses, cuts, thresholds), thresholds
-
-
-def _resplit_ltt(
-    rows: Rows,
-    codes: np.ndarray,
-    cuts: np.ndarray,
-    alpha: str,
-    choices: Choices,
-    rng: np.random.Generator,
-) -> tuple[np.ndarray, np.ndarray]:
-    losses = loss_table(rows, codes, choices)
-    sizes = cuts.sum(axis=1)
-    risks = (cuts.astype(float) @ losses) / sizes[:, None]
-    strict_last = choices.risk == "fdr"
-    largest = np.zeros(len(losses))  # the best score of a unit: a set is empty above it
-    np.maximum.at(largest, codes, rows.scores.max(axis=1))
-    thresholds = np.full(len(cuts), -np.inf)
-    for number, cut in enumerate(cuts):
-        certified = np.flatnonzero(
-            ltt_thresholds(
-                risks[number],
-                int(sizes[number]),
-                float(alpha),
-                choices.delta,
-                choices.fwer,
-                strict_last,
-            )
-        )
-        if len(certified):
-            place = certified[0] if strict_last else certified[-1]
-            if largest[cut].max() >= GRID[place]:
-                thresholds[number] = GRID[place]
-    return _judge(losses, cuts, thresholds), thresholds
-
-
-def _judge(losses: np.ndarray, cuts: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
-    risks = np.full(len(cuts), np.nan)
-    for number in np.flatnonzero(np.isfinite(thresholds)):
-        place = int(np.searchsorted(GRID, thresholds[number]))
-        risks[number] = losses[~cuts[number], place].mean()
-    return risks

@@ -62,7 +62,7 @@ def miss_rates(
     reached = np.searchsorted(grid, scores[row, column], side="right")  # thresholds that it meets
     units, steps = int(codes.max()) + 1, len(grid) + 1
     cells = np.bincount(codes[row] * steps + reached, weights=weights, minlength=units * steps)
-    return np.minimum(np.cumsum(cells.reshape(units, steps), axis=1)[:, :-1], 1.0)
+    return _summed(cells.reshape(units, steps))
 
 
 def false_discovery_rates(
@@ -95,7 +95,14 @@ def false_discovery_rates(
         (codes[:, None] * steps + leaves).ravel(), changes.ravel(), minlength=units * steps
     ).reshape(units, steps)
     cells[:, 0] += np.bincount(codes, weights=shares[:, -1] * weights, minlength=units)
-    return np.clip(np.cumsum(cells, axis=1)[:, :-1], 0.0, 1.0)
+    return _summed(cells)
+
+
+def _summed(cells: np.ndarray) -> np.ndarray:
+    """(G, T) losses from (G, T + 1) changes along the grid, in place: the table is large."""
+    cells = cells.astype(float, copy=False)  # of no positives at all, bincount makes integers
+    losses = np.cumsum(cells, axis=1, out=cells)[:, :-1]
+    return np.clip(losses, 0.0, 1.0, out=losses)  # sums of shares miss 0 and 1 by rounding
 
 
 def _denominators(targets: np.ndarray, codes: np.ndarray) -> np.ndarray:

@@ -1,37 +1,28 @@
 """The files of a calibration: thresholds.json, sets.csv, report.json, report.md, four pictures."""
 
 import csv
-import hashlib
+import io
 import json
-from dataclasses import asdict, fields
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-import chestxray
-from chestxray.conformal import pictures
+from chestxray.conformal import pictures, thresholds
 from chestxray.conformal.bounds import wsr_bound
-from chestxray.conformal.calibrate import Choices, Level, Rows, loss_table, resplit
-from chestxray.conformal.losses import GRID, unit_codes
-from chestxray.conformal.report import (
-    counting,
-    guarantee,
-    markdown,
-    per_class,
-    prediction_sets,
-    realised,
-    threshold_text,
-)
-from chestxray.conformal.shift import describe_shift, prevalences
+from chestxray.conformal.calibrate import Choices, Level, Rows, loss_table, shuffled
+from chestxray.conformal.losses import GRID, miss_rates, unit_codes
+from chestxray.conformal.report import entry, lines, markdown, prediction_sets, summary
+from chestxray.conformal.resplits import resplit, resplit_per_class
+from chestxray.conformal.search import corrected_risk
 from chestxray.files import whole_file
-from chestxray.scores import Scores, read_scores
+from chestxray.scores import Scores
 from chestxray.wording import counted, listed
 
 PICTURES = ("risk.png", "resplits.png", "sizes.png", "classes.png")
 _FILES = ("thresholds.json", "sets.csv", "report.json", "report.md", *PICTURES)
 _CURVE = 20  # a bound is drawn at every so many-th threshold of the grid
+_CALIBRATION, _APPLICATION = "a calibration", "applied thresholds"
 
 
 def write_npz(path: Path, rows: Rows) -> None:
@@ -44,161 +35,61 @@ def write(
     folder: Path,
     source: Path,
     table: Scores,
-    rows: Rows,
     calibrates: np.ndarray,
     levels: list[Level],
     choices: Choices,
-    fraction: float,
-    resplits: int,
 ) -> list[str]:
     """Write everything about a calibration; returns what to tell the user.
 
     Args:
-        folder: where to.
+        folder: where to; see claim.
         source: the scores CSV.
-        table: the chosen rows, in the order of `rows`.
-        rows: all chosen pictures.
+        table: the chosen rows and classes.
         calibrates: (N,) bool, the pictures that calibrated; the others evaluate.
-        levels: what calibrate found.
-        choices, fraction, resplits: as typed.
+        levels: what calibrate found, at least one certified.
+        choices: as typed.
     """
+    rows = Rows.of(table, choices.unit)
     cal, others = rows.take(calibrates), rows.take(~calibrates)
-    for name in PICTURES:
-        (folder / name).unlink(missing_ok=True)  # none may be of an earlier calibration
-    entries = [
-        _entry(level, choices, table.classes, others if len(others.units) else None)
-        for level in levels
-    ]
-    roles = np.where(calibrates, "cal", "eval")
-    _write_thresholds(folder, source, cal, table.classes, entries, choices, fraction)
-    certified = [level for level in levels if level.certified]
-    _write_sets(folder / "sets.csv", table, rows, roles, certified)
-    shown = next(entry for entry in entries if entry["certified"])
-    if resplits and fraction < 1 and not isinstance(shown["threshold"], dict):
-        risks, _ = resplit(rows, shown["alpha"], choices, fraction, resplits)
-        known = risks[~np.isnan(risks)]
-        shown["resplits"] = {
-            "times": resplits,
-            "certified": len(known),
-            "mean": float(known.mean()) if len(known) else None,
-            "above_alpha": float((known > float(shown["alpha"])).mean()) if len(known) else None,
-        }
-        with whole_file(folder / "resplits.png", "wb") as file:
-            pictures.draw_resplits(file, risks, shown["alpha"], choices, fraction)
+    judged = others if len(others.units) else None
+    void = selected_on(choices)
+    entries = [entry(level, choices, table.classes, judged, bool(void)) for level in levels]
+    which = next(number for number, level in enumerate(levels) if level.certified)
+    drawn = _pictures(cal, judged, levels[which], entries[which], choices)
+    if choices.resplits and judged is not None:
+        drawn["resplits.png"] = _resplits(rows, entries[which], table.classes, choices)
+    entries[which]["pictures"] = [name for name in PICTURES if name in drawn]
     report = {
         "title": f"{choices.risk.upper()} control of {source.name} by {choices.method.upper()}",
         "rows": f"Calibrated on {counted(len(cal.units), 'picture')} of "
         f"{counted(len(np.unique(cal.patients)), 'patient')}, evaluated on "
         f"{counted(len(others.units), 'picture')} of "
         f"{counted(len(np.unique(others.patients)), 'patient')}; the unit is the {choices.unit}.",
-        "warnings": _dependence(cal, choices),
-        "choices": asdict(choices) | {"cal_fraction": fraction},
+        "warnings": void + _dependence(cal, choices),
+        "promise_holds": not void,
+        "choices": choices.plain(),
         "levels": entries,
     }
-    _write_report(folder, report)
-    _draw(folder, cal, others, levels, entries, choices)
+    everything = list(range(len(table.classes)))
+    held = thresholds.text(source, table.take(calibrates, everything), entries, choices)
+    roles = np.where(calibrates, "cal", "eval")
+    written = {"thresholds.json": held} | files_of(table, roles, levels, report) | drawn
+    save(folder, written)
+    return [*lines(report), f"wrote {folder}/: {listed(n for n in _FILES if n in written)}"]
+
+
+def selected_on(choices: Choices) -> list[str]:
+    """What is wrong with calibrating on rows that the training has seen."""
+    why = {
+        "train": "the network was trained on these rows and scores them better than fresh ones",
+        "val": "the epoch was chosen on these rows, so its scores suit them better than fresh ones",
+    }
+    if choices.split not in why:
+        return []
     return [
-        *_lines(report),
-        f"wrote {folder}/: {listed(n for n in _FILES if (folder / n).exists())}",
+        f"calibrated on the split {choices.split}: {why[choices.split]}; rows that trained or "
+        "chose the network are no calibration rows, and the promise does not hold"
     ]
-
-
-def apply(source: Path, stored: Path, split: str | None, folder: Path | None) -> list[str]:
-    """Use stored thresholds on a scores CSV, with or without labels.
-
-    Args:
-        source: the scores CSV.
-        stored: a thresholds.json.
-        split: the rows to use; None takes all.
-        folder: where to; None is beside `stored`.
-
-    Returns:
-        What to tell the user.
-
-    Raises:
-        ValueError: no thresholds.json; a class or a split that the scores CSV does not have.
-    """
-    held = _read_thresholds(stored)
-    table = of_split(source, read_scores(source, labels=False), split)
-    missing = [name for name in held["classes"] if name not in table.classes]
-    if missing:
-        raise ValueError(
-            f"{source} has no class {listed(missing)}, which {stored} has thresholds for"
-        )
-    columns = [table.classes.index(name) for name in held["classes"]]
-    table = table.take(np.ones(len(table.images), dtype=bool), columns)
-    patients = table.images if table.patients is None else table.patients
-    choices = Choices(**{field.name: held["choices"][field.name] for field in fields(Choices)})
-    units = patients if choices.unit == "patient" else table.images
-    labelled = table.targets.shape[1] > 0
-    targets = table.targets if labelled else np.zeros(table.scores.shape, dtype=np.uint8)
-    rows = Rows(targets, table.scores.astype(np.float64), units, patients)
-    levels = [_level(entry, table.classes) for entry in held["levels"]]
-    entries = [_entry(lv, choices, table.classes, rows if labelled else None) for lv in levels]
-    warnings = []
-    if labelled:
-        before = tuple(np.array(held["calibration"][k]) for k in ("prevalence", "standard_error"))
-        now = prevalences(rows.targets, rows.patients)
-        warnings += describe_shift(table.classes, (before[0], before[1]), now)
-    both = sorted(set(held["calibration"]["patients"]) & set(patients.tolist()))
-    if both:
-        warnings.append(
-            f"{counted(len(both), 'patient')} of the calibration are here too ({listed(both, 3)}): "
-            "these rows are no fresh ones"
-        )
-    if table.patients is None and choices.unit == "patient":
-        warnings.append(
-            "no patient column: the thresholds are for patients, and pictures stand for them"
-        )
-    folder = (
-        folder or stored.parent / f"applied_{source.name.removesuffix('.gz').removesuffix('.csv')}"
-    )
-    roles = np.full(len(table.images), "eval", dtype=object)
-    _write_sets(folder / "sets.csv", table, rows, roles, [lv for lv in levels if lv.certified])
-    report = {
-        "title": f"{stored.name} applied to {source.name}",
-        "rows": f"{counted(len(rows.units), 'picture')} of "
-        f"{counted(len(np.unique(patients)), 'patient')}"
-        + ("." if labelled else ", without labels: no realised figures."),
-        "warnings": warnings,
-        "choices": held["choices"],
-        "levels": entries,
-    }
-    _write_report(folder, report)
-    return [*_lines(report), f"wrote {folder}/: sets.csv, report.json, report.md"]
-
-
-def of_split(source: Path, table: Scores, split: str | None) -> Scores:
-    """The rows of one split; all where None is asked for.
-
-    Raises:
-        ValueError: there is none; names the splits there are.
-    """
-    if split is None or table.splits is None:
-        return table
-    keep = table.splits == split
-    if not keep.any():
-        raise ValueError(
-            f"{source} has no rows of the split {split!r}; it has "
-            f"{listed(sorted(set(table.splits)))}: --from names one"
-        )
-    return table.take(keep, list(range(len(table.classes))))
-
-
-def _read_thresholds(path: Path) -> dict[str, Any]:
-    try:
-        held = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is no thresholds.json: {error}") from error
-    needed = {"choices", "classes", "levels", "calibration", "sha256"}
-    if not isinstance(held, dict) or not needed <= held.keys():
-        raise ValueError(f"{path} is no thresholds.json: it needs {listed(sorted(needed))}")
-    absent = [field.name for field in fields(Choices) if field.name not in held["choices"]]
-    if absent:
-        raise ValueError(
-            f"{path} is no thresholds.json of this version: no choice {listed(absent)}"
-        )
-    return held
 
 
 def _dependence(cal: Rows, choices: Choices) -> list[str]:
@@ -213,173 +104,128 @@ def _dependence(cal: Rows, choices: Choices) -> list[str]:
     ]
 
 
-def _entry(
-    level: Level, choices: Choices, classes: tuple[str, ...], judged: Rows | None
-) -> dict[str, Any]:
-    """A level as plain values, with its realised figures on the judged rows."""
-    threshold: Any = level.threshold
-    if level.thresholds is not None:
-        threshold = dict(zip(classes, level.thresholds, strict=True))
-    entry: dict[str, Any] = {
-        "alpha": level.alpha,
-        "certified": level.certified,
-        "reason": level.reason,
-        "threshold": threshold,
-        "units_by_class": (
-            dict(zip(classes, level.units_by_class, strict=True)) if level.units_by_class else None
-        ),
-        "n_images": level.n_images,
-        "n_units": level.n_units,
-        "bound": level.bound,
-        "realised": None,
-        "classes": None,
+def claim(folder: Path, application: bool = False) -> None:
+    """Refuse a folder whose files are of something else than what is to be written.
+
+    Raises:
+        FileExistsError: it holds such files.
+    """
+    there = [name for name in _FILES if (folder / name).exists()]
+    if there and _kind(folder) != (_APPLICATION if application else _CALIBRATION):
+        raise FileExistsError(
+            f"{folder} holds {listed(there)} of {_kind(folder)}, which would be replaced: --out "
+            "names another folder"
+        )
+
+
+def _kind(folder: Path) -> str:
+    if (folder / "thresholds.json").exists():
+        try:
+            thresholds.read(folder / "thresholds.json")
+        except ValueError:
+            return "something else"
+        return _CALIBRATION
+    try:
+        applied = "applied" in json.loads((folder / "report.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError, TypeError):
+        applied = False
+    return _APPLICATION if applied else "something else"
+
+
+def files_of(
+    table: Scores, roles: np.ndarray, levels: list[Level], report: dict[str, Any]
+) -> dict[str, str | bytes]:
+    """The contents of sets.csv, report.json and report.md."""
+    return {
+        "sets.csv": _sets(table, roles, [level for level in levels if level.certified]),
+        "report.json": json.dumps(report, indent=2) + "\n",
+        "report.md": markdown(report),
     }
-    if level.certified:
-        entry["guarantee"] = guarantee(level, choices, level.thresholds is not None)
-        if judged is not None:
-            sets = prediction_sets(judged.scores, level)
-            entry["realised"] = realised(judged, sets, choices)
-            entry["classes"] = per_class(judged, sets, classes, choices.seed)
-    return entry
 
 
-def _level(entry: dict[str, Any], classes: tuple[str, ...]) -> Level:
-    stored = entry["threshold"]
-    by_class = [stored[name] for name in classes] if isinstance(stored, dict) else None
-    return Level(
-        alpha=str(entry["alpha"]),
-        threshold=None if by_class else stored,
-        n_images=entry["n_images"],
-        n_units=entry["n_units"],
-        bound=entry["bound"],
-        reason=entry["reason"],
-        thresholds=by_class,
-        units_by_class=[entry["units_by_class"][name] for name in classes] if by_class else None,
-    )
+def save(folder: Path, written: dict[str, str | bytes]) -> None:
+    """Write the files, once all are made; what an earlier run left there goes first."""
+    for name in _FILES:
+        (folder / name).unlink(missing_ok=True)
+    for name, content in written.items():
+        with whole_file(folder / name, "w" if isinstance(content, str) else "wb") as file:
+            file.write(content)
 
 
-def _write_thresholds(
-    folder: Path,
-    source: Path,
-    cal: Rows,
-    classes: tuple[str, ...],
-    entries: list[dict[str, Any]],
-    choices: Choices,
-    fraction: float,
-) -> None:
-    kept = ("alpha", "threshold", "n_images", "n_units", "units_by_class", "bound", "reason")
-    shares, errors = prevalences(cal.targets, cal.patients)
-    held = {
-        "choices": asdict(choices) | {"cal_fraction": fraction},
-        "classes": list(classes),
-        "levels": [
-            {name: entry[name] for name in kept} | {"alpha": float(entry["alpha"])}
-            for entry in entries
-        ],
-        "calibration": {
-            "prevalence": shares.tolist(),
-            "standard_error": errors.tolist(),
-            "patients": np.unique(cal.patients).tolist(),
-        },
-        "scores": source.name,
-        "sha256": _sha256(source),
-        "versions": {
-            "chestxray": chestxray.__version__,
-            **{name: metadata.version(name) for name in ("numpy", "scipy")},
-        },
-    }
-    with whole_file(folder / "thresholds.json") as file:
-        json.dump(held, file, indent=2)
-        file.write("\n")
-
-
-def _write_sets(
-    path: Path, table: Scores, rows: Rows, roles: np.ndarray, levels: list[Level]
-) -> None:
+def _sets(table: Scores, roles: np.ndarray, levels: list[Level]) -> str:
     names = np.array(table.classes, dtype=object)
-    labelled = table.targets.shape[1] > 0
-    with whole_file(path) as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["image", "patient", "role", "alpha", "set", "size", "labels"])
-        for level in levels:
-            sets = prediction_sets(rows.scores, level)
-            for row, image in enumerate(table.images):
-                chosen = "|".join(names[sets[row]])
-                labels = "|".join(names[rows.targets[row] == 1]) if labelled else ""
-                size = int(sets[row].sum())
-                patient = rows.patients[row]
-                writer.writerow([image, patient, roles[row], level.alpha, chosen, size, labels])
-
-
-def _write_report(folder: Path, report: dict[str, Any]) -> None:
-    with whole_file(folder / "report.json") as file:
-        json.dump(report, file, indent=2)
-        file.write("\n")
-    with whole_file(folder / "report.md") as file:
-        file.write(markdown(report))
-
-
-def _draw(
-    folder: Path,
-    cal: Rows,
-    others: Rows,
-    levels: list[Level],
-    entries: list[dict[str, Any]],
-    choices: Choices,
-) -> None:
-    """The pictures of the first certified level."""
-    level, entry = next((lv, en) for lv, en in zip(levels, entries, strict=True) if lv.certified)
-    if level.thresholds is None:
-        counted_rows = cal.counting(choices)
-        losses = loss_table(counted_rows, unit_codes(counted_rows.units)[1], choices)
-        risks, n = losses.mean(axis=0), len(losses)
-        bound = None
-        if choices.method == "crc":
-            bound = (n * risks + 1) / (n + 1)
-        elif choices.method == "rcps":
-            order = np.random.default_rng(choices.seed).permutation(n)
-            places = np.arange(0, len(GRID), _CURVE)
-            drawn = [wsr_bound(losses[order, place], choices.delta) for place in places]
-            bound = np.interp(np.arange(len(GRID)), places, drawn)
-        with whole_file(folder / "risk.png", "wb") as file:
-            pictures.draw_risk(file, risks, bound, entry, choices)
-    if len(others.units):
-        sets = prediction_sets(others.scores, level)
-        with whole_file(folder / "sizes.png", "wb") as file:
-            pictures.draw_sizes(file, sets, level.alpha, choices)
-        with whole_file(folder / "classes.png", "wb") as file:
-            pictures.draw_classes(file, entry["classes"], level.alpha, choices)
-
-
-def _lines(report: dict[str, Any]) -> list[str]:
-    lines = [report["rows"], *(f"warning: {warning}" for warning in report["warnings"])]
-    for level in report["levels"]:
-        lines += ["", f"alpha {level['alpha']}"]
-        if not level["certified"]:
-            lines.append(f"  nothing is certified: {level['reason']}")
-            continue
-        lines.append(f"  {level['guarantee']}")
-        lines.append(f"  threshold: {threshold_text(level)}")
-        lines.append(f"  {counting(level)}")
-        for name in ("picture", "patient") if level["realised"] else ():
-            shown = {
-                k: "n/a" if v is None else f"{v:.3f}" for k, v in level["realised"][name].items()
-            }
-            lines.append(
-                f"  realised by {name:<8} FNR {shown['fnr']}  FDR {shown['fdr']} (non-empty "
-                f"{shown['fdr_nonempty']})  empty {shown['empty']}  full {shown['full']}  "
-                f"classes {shown['size']}"
+    patients = table.images if table.patients is None else table.patients
+    labels = [""] * len(table.images)
+    if table.targets.shape[1]:
+        labels = ["|".join(names[row]) for row in table.targets == 1]
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(["image", "patient", "role", "alpha", "set", "size", "labels"])
+    for level in levels:
+        sets = prediction_sets(table.scores, level)
+        for row, image in enumerate(table.images):
+            chosen = names[sets[row]]
+            writer.writerow(
+                [image, patients[row], roles[row], level.alpha, "|".join(chosen), len(chosen)]
+                + [labels[row]]
             )
-        if level.get("resplits"):
-            cuts = level["resplits"]
-            lines.append(
-                f"  {cuts['times']} cuts by patient: {cuts['certified']} certify, mean realised "
-                f"risk {cuts['mean']:.4f}, above alpha in {cuts['above_alpha']:.1%}"
-                if cuts["certified"]
-                else f"  {cuts['times']} cuts by patient: none certifies"
-            )
-    return lines
+    return file.getvalue()
 
 
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+def _resplits(
+    rows: Rows, shown: dict[str, Any], classes: tuple[str, ...], choices: Choices
+) -> bytes:
+    """The picture of the re-splits of a level, which gets their figures."""
+    alpha = shown["alpha"]
+    shown["resplits"] = {"times": choices.resplits}
+    if choices.per_class:
+        by_class = resplit_per_class(rows, alpha, choices)
+        found = {name: summary(by_class[:, k], alpha) for k, name in enumerate(classes)}
+        shown["resplits"]["classes"] = found
+        return pictures.draw_resplits_per_class(found, alpha, choices)
+    risks, _ = resplit(rows, alpha, choices)
+    shown["resplits"] |= summary(risks, alpha)
+    return pictures.draw_resplits(risks, alpha, choices)
+
+
+def _pictures(
+    cal: Rows, judged: Rows | None, level: Level, shown: dict[str, Any], choices: Choices
+) -> dict[str, str | bytes]:
+    """All pictures of a certified level but that of the re-splits."""
+    drawn: dict[str, str | bytes] = {}
+    if level.thresholds is not None:
+        drawn["risk.png"] = pictures.draw_risk_per_class(_class_curves(cal), shown, choices)
+    else:
+        drawn["risk.png"] = pictures.draw_risk(*_curves(cal, choices), shown, choices)
+    if judged is not None:
+        sets = prediction_sets(judged.scores, level)
+        drawn["sizes.png"] = pictures.draw_sizes(sets, level.alpha, choices)
+        drawn["classes.png"] = pictures.draw_classes(shown["classes"], level.alpha, choices)
+    return drawn
+
+
+def _curves(cal: Rows, choices: Choices) -> tuple[np.ndarray, np.ndarray | None]:
+    """(T,) risk on the calibration units, and (T,) its bound where the method has one."""
+    counting = cal.counting(choices)
+    losses = loss_table(counting, unit_codes(counting.units)[1], choices)
+    risks, n = losses.mean(axis=0), len(losses)
+    if choices.method == "crc":
+        return risks, corrected_risk(risks, n)
+    if choices.method == "ltt":
+        return risks, None
+    order, places = shuffled(n, choices), np.arange(0, len(GRID), _CURVE)
+    bounds = [wsr_bound(losses[order, place], choices.delta) for place in places]
+    return risks, np.interp(np.arange(len(GRID)), places, bounds)
+
+
+def _class_curves(cal: Rows) -> list[np.ndarray | None]:
+    """The corrected miss rate of each class alone, (T,); None where no unit has it."""
+    curves: list[np.ndarray | None] = []
+    for k in range(cal.targets.shape[1]):
+        alone = cal.take(cal.targets[:, k] == 1)
+        codes = unit_codes(alone.units)[1]
+        losses = (
+            miss_rates(alone.targets[:, [k]], alone.scores[:, [k]], codes) if len(codes) else None
+        )
+        curves.append(None if losses is None else corrected_risk(losses.mean(axis=0), len(losses)))
+    return curves

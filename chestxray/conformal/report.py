@@ -6,6 +6,7 @@ import numpy as np
 
 from chestxray.conformal.calibrate import Choices, Level, Rows
 from chestxray.conformal.losses import counting_rows
+from chestxray.wording import counted
 
 LEVEL = 0.95  # of the intervals by class
 _RESAMPLES = 1000
@@ -133,7 +134,46 @@ def _with_interval(values: np.ndarray) -> dict[str, Any]:
     return {"value": float(value), "interval": [float(tail) for tail in tails]}
 
 
-def guarantee(level: Level, choices: Choices, per_class: bool) -> str:
+def entry(
+    level: Level, choices: Choices, classes: tuple[str, ...], judged: Rows | None, void: bool
+) -> dict[str, Any]:
+    """A level as plain values, with its realised figures on the judged rows.
+
+    Args:
+        level: of calibrate.
+        choices: of the calibration.
+        classes: K names.
+        judged: labelled pictures, none of which calibrated; None where there are none.
+        void: whether a warning takes the promise back.
+    """
+    by_class = level.thresholds, level.units_by_class
+    thresholds, units = (dict(zip(classes, v, strict=True)) if v else None for v in by_class)
+    found: dict[str, Any] = {
+        "alpha": level.alpha,
+        "certified": level.certified,
+        "reason": level.reason,
+        "threshold": thresholds or level.threshold,
+        "units_by_class": units,
+        "n_images": level.n_images,
+        "n_units": level.n_units,
+        "bound": level.bound,
+        "realised": None,
+        "classes": None,
+    }
+    if level.certified:
+        promise = guarantee(level, choices)
+        found["guarantee"] = _VOID + promise if void else promise
+        if judged is not None:
+            sets = prediction_sets(judged.scores, level)
+            found["realised"] = realised(judged, sets, choices)
+            found["classes"] = per_class(judged, sets, classes, choices.seed)
+    return found
+
+
+_VOID = "No promise carries over to these rows, see the warnings; without them it would read: "
+
+
+def guarantee(level: Level, choices: Choices) -> str:
     """What a certified level promises, in one plain sentence, and for whom."""
     risk = {"fnr": "the share of positive classes missed", "fdr": "the false share of the set"}
     what = f"{risk[choices.risk]} ({choices.risk.upper()})"
@@ -150,7 +190,7 @@ def guarantee(level: Level, choices: Choices, per_class: bool) -> str:
         conditions += ", with 0 for a picture without positive class"
     if choices.risk == "fdr":
         conditions += f", with {choices.empty:g} for an empty set"
-    if per_class:
+    if choices.per_class:
         return (
             f"Expectation, over the draw of calibration and test {choices.unit}s, for each class "
             f"by itself: among {choices.unit}s with the class, the share missed is at most "
@@ -171,42 +211,131 @@ def guarantee(level: Level, choices: Choices, per_class: bool) -> str:
 
 def markdown(report: dict[str, Any]) -> str:
     """The report as a page for people; `report` is what report.json holds."""
-    lines = [f"# {report['title']}", "", report["rows"], ""]
-    lines += [f"**Warning.** {warning}" for warning in report["warnings"]]
+    lines = [f"# {report['title']}", "", report["rows"]]
+    for warning in report["warnings"]:
+        lines += ["", f"**Warning.** {warning}."]
     for level in report["levels"]:
         lines += ["", f"## alpha = {level['alpha']}", ""]
         if not level["certified"]:
             lines.append(f"Nothing is certified: {level['reason']}.")
             continue
         lines += [level["guarantee"], "", f"Threshold: {threshold_text(level)}.", ""]
-        lines += [f"{counting(level)}.", ""]
-        if level["realised"] is None:
-            lines.append("No labelled rows for evaluation: no realised figures.")
-            continue
-        lines += ["| realised | by picture | by patient |", "|---|---|---|"]
-        lines += [
-            f"| {text} | {_number(level['realised']['picture'][name])} "
-            f"| {_number(level['realised']['patient'][name])} |"
-            for name, text in _ROWS.items()
-        ]
-        lines += [
-            "",
-            "| class | positives | recall by picture | by patient | FDR by picture | by patient |",
-            "|---|---|---|---|---|---|",
-        ]
-        lines += [
-            f"| {name} | {row['positives']} | "
-            + " | ".join(
-                _interval(row[w][what])
-                for what in ("recall", "fdr")
-                for w in ("picture", "patient")
-            )
-            + " |"
-            for name, row in level["classes"].items()
-        ]
+        lines.append(f"{counting(level)}.")
+        lines += _realised_tables(level)
+        if level.get("resplits"):
+            lines += ["", *_cuts_table(level)]
+        for name in level.get("pictures", []):
+            lines += ["", f"![{_TITLES[name]}]({name})"]
     return "\n".join(lines) + "\n"
 
 
+def _realised_tables(level: dict[str, Any]) -> list[str]:
+    if level["realised"] is None:
+        return ["", "No labelled rows for evaluation: no realised figures."]
+    lines = ["", "| realised | by picture | by patient |", "|---|---|---|"]
+    lines += [
+        f"| {text} | {_number(level['realised']['picture'][name])} "
+        f"| {_number(level['realised']['patient'][name])} |"
+        for name, text in _ROWS.items()
+    ]
+    lines += [
+        "",
+        "| class | positives | recall by picture | by patient | FDR by picture | by patient |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, row in level["classes"].items():
+        shares = [row[w][what] for what in ("recall", "fdr") for w in ("picture", "patient")]
+        lines.append(
+            f"| {name} | {row['positives']} | " + " | ".join(_interval(s) for s in shares) + " |"
+        )
+    return lines
+
+
+def summary(risks: np.ndarray, alpha: str) -> dict[str, Any]:
+    """Figures of the realised risk over re-splits, NaN where a cut has none."""
+    known = risks[~np.isnan(risks)]
+    if not len(known):
+        return {"certified": 0, "mean": None, "median": None, "interval": None, "above_alpha": None}
+    low, median, high = np.quantile(known, [0.05, 0.5, 0.95])
+    return {
+        "certified": len(known),
+        "mean": float(known.mean()),
+        "median": float(median),
+        "interval": [float(low), float(high)],
+        "above_alpha": float((known > float(alpha)).mean()),
+    }
+
+
+def cuts_lines(level: dict[str, Any]) -> list[str]:
+    """What the re-splits found, in a line, or one a class."""
+    cuts = level["resplits"]
+    begin = f"{counted(cuts['times'], 'cut')} by patient"
+    if "classes" in cuts:
+        width = max(map(len, cuts["classes"]))
+        by_class = [f"  {name:<{width}} {_cuts(found)}" for name, found in cuts["classes"].items()]
+        return [f"{begin}, realised miss rate of each class", *by_class]
+    return [f"{begin}: {cuts['certified']:,} certify, realised risk {_cuts(cuts)}"]
+
+
+def _cuts(found: dict[str, Any]) -> str:
+    if not found["certified"]:
+        return "n/a"
+    low, high = found["interval"]
+    return (
+        f"{found['mean']:.4f} on average, 5-95 % {low:.4f}-{high:.4f}, "
+        f"above alpha in {found['above_alpha']:.1%}"
+    )
+
+
+def _cuts_table(level: dict[str, Any]) -> list[str]:
+    cuts = level["resplits"]
+    whole = {"all classes": cuts}
+    lines = [
+        f"| realised risk over {counted(cuts['times'], 'cut')} by patient | mean | median "
+        "| 5-95 % | above alpha |",
+        "|---|---|---|---|---|",
+    ]
+    for name, found in cuts.get("classes", whole).items():
+        figures = "n/a | n/a | n/a | n/a"
+        if found["certified"]:
+            low, high = found["interval"]
+            figures = (
+                f"{found['mean']:.3f} | {found['median']:.3f} | {low:.3f}-{high:.3f} | "
+                f"{found['above_alpha']:.1%}"
+            )
+        lines.append(f"| {name} | {figures} |")
+    return lines
+
+
+def lines(report: dict[str, Any]) -> list[str]:
+    """The report as the command prints it."""
+    said = [report["rows"], *(f"warning: {warning}" for warning in report["warnings"])]
+    for level in report["levels"]:
+        said += ["", f"alpha {level['alpha']}"]
+        if not level["certified"]:
+            said.append(f"  nothing is certified: {level['reason']}")
+            continue
+        said.append(f"  {level['guarantee']}")
+        said.append(f"  threshold: {threshold_text(level)}")
+        said.append(f"  {counting(level)}")
+        for name in ("picture", "patient") if level["realised"] else ():
+            shown = {k: _number(v) for k, v in level["realised"][name].items()}
+            said.append(
+                f"  realised by {name:<8} FNR {shown['fnr']}  FDR {shown['fdr']} (non-empty "
+                f"{shown['fdr_nonempty']})  empty {shown['empty']}  full {shown['full']}  "
+                f"classes {shown['size']}"
+            )
+        if level.get("resplits"):
+            said += [f"  {line}" for line in cuts_lines(level)]
+    return said
+
+
+_TITLES = {
+    "risk.png": "Risk against threshold",
+    "resplits.png": "Realised risk over re-splits",
+    "sizes.png": "Set sizes",
+    "classes.png": "Recall and false share by class",
+}
 _ROWS = {
     "fnr": "FNR, share of positive classes missed",
     "fdr": "FDR, false share of a set",

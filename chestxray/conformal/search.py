@@ -39,6 +39,11 @@ def crc_threshold(
     return misses.largest_threshold(allowed)
 
 
+def corrected_risk(risk: np.ndarray, n: int) -> np.ndarray:
+    """What CRC keeps at most alpha, (n R + B) / (n + 1) with B = 1: the risk if one more missed."""
+    return (n * risk + 1) / (n + 1)
+
+
 class Misses:
     """The positives in the order in which a rising threshold misses them."""
 
@@ -74,6 +79,11 @@ class Misses:
         if last == len(scores):
             return np.inf
         return float(scores[last])  # of equal scores all or none are below the threshold
+
+    def risk(self, threshold: float, chosen: np.ndarray) -> float:
+        """Mean loss at a threshold of the chosen units, (G,) bool, at least one."""
+        missed = chosen[self.units] & (self.scores < threshold)
+        return float(self.weights[missed].sum() / chosen.sum())
 
     def _sum(self, inside: slice | np.ndarray, count: int) -> Fraction:
         values, times = np.unique(self.denominators[inside][:count], return_counts=True)

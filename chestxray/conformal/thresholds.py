@@ -1,0 +1,160 @@
+"""thresholds.json: every choice, the thresholds, and what later rows are compared with."""
+
+import hashlib
+import json
+import math
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+
+import chestxray
+from chestxray.conformal.calibrate import Choices, Level
+from chestxray.conformal.shift import patient_counts
+from chestxray.scores import Scores
+
+_ALLOWED: dict[str, tuple] = {
+    "risk": ("fnr", "fdr"),
+    "method": ("crc", "rcps", "ltt"),
+    "unit": ("patient", "image"),
+    "no_positive": ("drop", "zero", "error"),
+    "empty": (0, 1),
+    "fwer": ("fst", "holm"),
+    "per_class": (True, False),
+}
+
+
+@dataclass
+class Held:
+    """What a thresholds.json holds.
+
+    Attributes:
+        choices: of the calibration.
+        classes: K names.
+        levels: one for each alpha; at least one is certified.
+        images: names of the pictures that calibrated.
+        patients: G names of theirs; None where the scores file named none.
+        counts: (G, 1 + K), see shift.patient_counts; a row a picture where patients is None.
+        sha256: of the scores file.
+    """
+
+    choices: Choices
+    classes: tuple[str, ...]
+    levels: list[Level]
+    images: list[str]
+    patients: list[str] | None
+    counts: np.ndarray
+    sha256: str
+
+
+def sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def text(source: Path, cal: Scores, levels: list[dict[str, Any]], choices: Choices) -> str:
+    """The content of thresholds.json.
+
+    Args:
+        source: the scores CSV.
+        cal: the rows that calibrated, at least one.
+        levels: as report.json has them.
+        choices: all of them.
+    """
+    kept = ("alpha", "threshold", "n_images", "n_units", "units_by_class", "bound", "reason")
+    held = {
+        "choices": choices.plain(),
+        "classes": list(cal.classes),
+        "levels": [
+            {k: level[k] for k in kept} | {"alpha": float(level["alpha"])} for level in levels
+        ],
+        "scores": source.name,
+        "sha256": sha256(source),
+        "versions": {
+            "chestxray": chestxray.__version__,
+            **{name: metadata.version(name) for name in ("numpy", "scipy")},
+        },
+    }
+    names, counts = patient_counts(
+        cal.targets, cal.images if cal.patients is None else cal.patients
+    )
+    calibration = {
+        "patients": None if cal.patients is None else names.tolist(),
+        "pictures_and_positives_of_each": counts.tolist(),
+        "images": cal.images.tolist(),
+    }
+    # Thousands of names and numbers go on one line, so that the rest can be read.
+    head = json.dumps(held, indent=2).removesuffix("\n}")
+    return f'{head},\n  "calibration": {json.dumps(calibration, separators=(",", ":"))}\n}}\n'
+
+
+def read(path: Path) -> Held:
+    """Read a thresholds.json, and refuse what was cut short or edited into nonsense.
+
+    Raises:
+        ValueError: it is none; says why.
+    """
+    try:
+        held = json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_number)
+        found = _parsed(held)
+    except (KeyError, TypeError, AttributeError) as error:
+        what = f"no {error}" if isinstance(error, KeyError) else "something of it is missing"
+        raise ValueError(f"{path} is no thresholds.json of this version: {what}") from error
+    except ValueError as error:
+        raise ValueError(f"{path} is no thresholds.json: {error}") from error
+    return found
+
+
+def _no_number(word: str) -> NoReturn:
+    raise ValueError(f"{word} is no number")
+
+
+def _parsed(held: dict[str, Any]) -> Held:
+    choices, classes = Choices.of(held["choices"]), tuple(held["classes"])
+    for name, allowed in _ALLOWED.items():
+        if held["choices"][name] not in allowed:
+            raise ValueError(f"{name} is {held['choices'][name]!r}")
+    if not 0 < choices.delta < 1:
+        raise ValueError(f"delta is {choices.delta}")
+    calibration = held["calibration"]
+    counts = np.array(calibration["pictures_and_positives_of_each"], dtype=np.int64)
+    owners = (
+        calibration["patients"] if calibration["patients"] is not None else calibration["images"]
+    )
+    if counts.shape != (len(owners), 1 + len(classes)) or not (counts[:, 0] > 0).all():
+        raise ValueError("the counts of the calibration do not fit its patients and classes")
+    levels = [_level(entry, classes, choices.per_class) for entry in held["levels"]]
+    if not any(level.certified for level in levels):
+        raise ValueError("it has no threshold")
+    return Held(
+        choices,
+        classes,
+        levels,
+        calibration["images"],
+        calibration["patients"],
+        counts,
+        held["sha256"],
+    )
+
+
+def _level(entry: dict[str, Any], classes: tuple[str, ...], per_class: bool) -> Level:
+    stored = entry["threshold"]
+    alpha = f"{entry['alpha']:g}"
+    if not 0 < entry["alpha"] < 1:
+        raise ValueError(f"alpha is {alpha}")
+    if per_class and set(stored) != set(classes):
+        raise ValueError(f"alpha {alpha} has no threshold for each of its classes")
+    for name, value in stored.items() if per_class else [("the threshold", stored)]:
+        if value is not None and not (math.isfinite(value) and 0 <= value <= 1):
+            raise ValueError(f"alpha {alpha}: {name} is {value!r}, not in [0, 1]")
+    return Level(
+        alpha=str(entry["alpha"]),
+        threshold=None if per_class else stored,
+        n_images=entry["n_images"],
+        n_units=entry["n_units"],
+        bound=entry["bound"],
+        reason=entry["reason"],
+        thresholds=[stored[name] for name in classes] if per_class else None,
+        units_by_class=[entry["units_by_class"][name] for name in classes] if per_class else None,
+    )

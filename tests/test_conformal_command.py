@@ -3,11 +3,13 @@
 import csv
 import gzip
 import json
+import re
 import shutil
 import subprocess
 import sys
 from collections import defaultdict
 from collections.abc import Callable
+from fractions import Fraction
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -125,10 +127,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 
 @pytest.mark.parametrize("name", RUNS)
 def test_all_files_and_pictures_are_written(name: str, runs: Callable[[str], Path]) -> None:
-    # Neither a curve nor cuts of a single risk belong to thresholds of many classes.
-    pictures = PICTURES - ({"risk.png", "resplits.png"} if name == "per-class" else set())
-    assert {path.name for path in runs(name).iterdir()} == FILES | pictures
-    for picture in pictures:
+    assert {path.name for path in runs(name).iterdir()} == FILES | PICTURES
+    for picture in PICTURES:
         assert (runs(name) / picture).read_bytes().startswith(b"\x89PNG")
 
 
@@ -296,9 +296,16 @@ def test_thresholds_json_holds_every_choice_the_source_and_the_versions(
         "no_positive": "drop",
         "empty": 1,
         "fwer": "holm",
-        "seed": 0,
+        "per_class": False,
+        "from": "test",
+        "exclude": [],
         "cal_fraction": 0.5,
+        "resplits": 5,
+        "seed": 0,
     }
+    excluding = strict_json(runs("crc-zero") / "thresholds.json")["choices"]
+    assert excluding["exclude"] == ["No Finding"] and excluding["no_positive"] == "zero"
+    assert strict_json(runs("per-class") / "thresholds.json")["choices"]["per_class"] is True
     assert held["classes"] == list(CLASSES)
     assert len(held["sha256"]) == 64 and {"chestxray", "numpy", "scipy"} <= set(held["versions"])
     assert strict_json(runs("crc-zero") / "thresholds.json")["classes"] == [
@@ -325,6 +332,28 @@ def test_each_method_says_what_it_guarantees_over_what_for_a_new_what(
         assert sentence in (runs(name) / "report.md").read_text(encoding="utf-8")
     probable = strict_json(runs("rcps") / "report.json")["levels"][0]["guarantee"]
     assert "Expectation" not in probable
+
+
+@pytest.mark.parametrize("name", ["crc", "per-class"])
+def test_the_page_links_the_pictures_there_are_and_shows_the_resplits(
+    name: str, runs: Callable[[str], Path]
+) -> None:
+    page = (runs(name) / "report.md").read_text(encoding="utf-8")
+    assert set(re.findall(r"!\[[^]]+\]\(([^)]+)\)", page)) == PICTURES
+    cuts = strict_json(runs(name) / "report.json")["levels"][0]["resplits"]
+    by_class = cuts.get("classes", {"all classes": cuts})
+    assert set(by_class) == ({"all classes"} if name == "crc" else set(CLASSES))
+    for row, found in by_class.items():
+        line = next(t for t in page.split("cuts by patient")[1].splitlines() if f"| {row} |" in t)
+        assert f"{found['mean']:.3f} | {found['median']:.3f} |" in line
+        assert found["interval"][0] <= found["median"] <= found["interval"][1]
+
+
+def test_the_page_links_no_picture_that_is_not_there(command: Command) -> None:
+    words = ("--alpha", 0.2, "--cal-fraction", 1, "--out", "o")
+    assert command("s.csv", *words).code == 0
+    page = Path("o/report.md").read_text(encoding="utf-8")
+    assert re.findall(r"\]\(([^)]+)\)", page) == ["risk.png"]
 
 
 def test_the_page_shows_all_figures_of_the_report(runs: Callable[[str], Path]) -> None:
@@ -460,6 +489,10 @@ WRONG_FILES: dict[str, tuple[Callable[[], str], list[str]]] = {
     ),
     "no scores at all": (lambda: "image,patient\na.png,1\n", ["is no scores CSV", "p_<class>"]),
     "nothing": (lambda: "", ["is no scores CSV"]),
+    "no rows": (
+        lambda: Path("s.csv").read_text(encoding="utf-8").partition("\n")[0],
+        ["has a header and no rows"],
+    ),
     "another split": (
         lambda: Path("s.csv").read_text(encoding="utf-8").replace(",test,", ",val,"),
         ["no rows of the split 'test'", "val", "--from"],
@@ -509,28 +542,46 @@ def test_too_few_patients_for_alpha_leave_with_3_and_the_smallest_alpha(command:
     assert command("s.csv", "--alpha", least, "--resplits", 0, "--out", "o").code == 0
 
 
-@pytest.mark.parametrize(
-    "words",
-    [
-        ("--risk", "fdr", "--alpha", 0.02),
-        ("--risk", "fdr", "--alpha", 0.02, "--fwer", "holm", "--empty", 1),
-        ("--method", "rcps", "--alpha", 0.01),
-        ("--method", "ltt", "--alpha", 0.01),
-    ],
-)
-def test_where_nothing_is_certifiable_it_leaves_with_3_and_writes_nothing(
-    words: tuple, command: Command
+NOT_CERTIFIABLE = {
+    "crc": ("--alpha", 0.002),
+    "crc-zero": ("--alpha", 0.002, "--no-positive", "zero"),
+    "crc-image": ("--alpha", 0.001, "--unit", "image"),
+    "per-class": ("--alpha", 0.005, "--per-class"),
+    "rcps": ("--alpha", 0.01, "--method", "rcps"),
+    "rcps-zero": ("--alpha", 0.01, "--method", "rcps", "--no-positive", "zero", "--delta", 0.3),
+    "fst": ("--alpha", 0.02, "--risk", "fdr"),
+    "holm": ("--alpha", 0.02, "--risk", "fdr", "--fwer", "holm", "--empty", 1),
+    "ltt-fnr": ("--alpha", 0.01, "--method", "ltt"),
+    "ltt-fnr-holm": ("--alpha", 0.01, "--method", "ltt", "--fwer", "holm"),
+}
+
+
+@pytest.mark.parametrize("what", NOT_CERTIFIABLE)
+@pytest.mark.parametrize("patients", [200, 23])
+def test_where_nothing_is_certifiable_it_leaves_with_3_and_the_smallest_alpha_that_is(
+    what: str, patients: int, command: Command
 ) -> None:
-    said = command("s.csv", *words, "--out", "o")
+    """What is printed certifies when it is typed, and a little less does not."""
+    write_scores(Path("s.csv"), drawn(patients))
+    _, alpha, *words = NOT_CERTIFIABLE[what]
+    said = command("s.csv", "--alpha", alpha, *words, "--out", "o")
     assert said.code == 3 and not Path("o").exists()
     least = said.err.split("on these rows: ")[1].split()[0]
-    assert float(least) > words[words.index("--alpha") + 1]
-    below = f"{float(least) - 0.01:.2f}"
-    arguments = [below if word == words[words.index("--alpha") + 1] else word for word in words]
-    if float(below) > 0:
-        assert command("s.csv", *arguments, "--out", "o").code == 3
-    arguments = [least if word == below else word for word in arguments]
-    assert command("s.csv", *arguments, "--resplits", 0, "--out", "o").code == 0
+    below = Fraction(least) - Fraction(1, 1000)
+    if "ltt" not in what and what not in ("fst", "holm"):
+        below = Fraction(least) * Fraction(985, 1000)  # three digits
+    typed = f"{float(below):.6f}"
+    assert command("s.csv", "--alpha", typed, *words, "--out", "o").code == 3
+    words += ["--resplits", 0, "--out", "o"]
+    assert command("s.csv", "--alpha", least, *words).code == 0
+
+
+def test_the_smallest_alpha_of_crc_is_one_over_n_plus_1(command: Command) -> None:
+    table = drawn(162)  # 81 calibrate, all with a positive class
+    table.targets[:, 1] = 1
+    write_scores(Path("s.csv"), table)
+    said = command("s.csv", "--alpha", 0.001)
+    assert 1 / 82 < float(said.err.split("on these rows: ")[1].split()[0]) < 1 / 82 + 1e-4
 
 
 def test_one_certified_alpha_of_several_is_enough_and_the_others_are_marked(
@@ -818,6 +869,200 @@ def test_what_is_no_thresholds_file_is_refused_by_name(
     said = command("s.csv", "--apply", name, "--out", "o")
     assert said.code == 1 and name in said.err and said.err.count("\n") == 1
     assert not Path("o").exists()
+
+
+@pytest.mark.parametrize(("split", "why"), [("val", "epoch was chosen"), ("train", "was trained")])
+def test_rows_that_made_the_network_are_warned_of_as_calibration_rows_and_wherever_they_serve(
+    split: str, why: str, command: Command
+) -> None:
+    table = drawn()
+    table.splits[:] = split
+    write_scores(Path("s.csv"), table)
+    said = command("s.csv", "--alpha", 0.2, "--from", split, "--resplits", 0, "--out", "o")
+    assert said.code == 0 and f"warning: calibrated on the split {split}" in said.out
+    assert why in said.out and "No promise carries over" in said.out
+    assert why in Path("o/report.md").read_text(encoding="utf-8")
+    assert strict_json(Path("o/report.json"))["promise_holds"] is False
+    write_scores(Path("fresh.csv"), drawn(150, seed=9, first=5000))
+    later = command("fresh.csv", "--apply", "o/thresholds.json", "--out", "a")
+    assert later.code == 0 and why in later.out and "No promise carries over" in later.out
+    assert "warning" not in command("s.csv", "--frontier", "--from", split).out
+
+
+def promise_of(folder: str) -> tuple[bool, str]:
+    report = strict_json(Path(folder, "report.json"))
+    return report["promise_holds"], report["levels"][0]["guarantee"]
+
+
+def test_the_promise_is_taken_back_where_the_rows_are_no_fresh_or_other_ones(
+    command: Command, runs: Callable[[str], Path]
+) -> None:
+    stored = runs("crc") / "thresholds.json"
+    fresh, without, rarer = (drawn(300, seed=5, first=1000) for _ in range(3))
+    without.patients = None
+    rarer.targets[:, 0] = 0
+    tables = {"fresh": fresh, "same": drawn(), "without": without, "rarer": rarer}
+    for name, table in tables.items():
+        write_scores(Path(f"{name}.csv"), table)
+        said = command(f"{name}.csv", "--apply", stored, "--out", name)
+        holds, sentence = promise_of(name)
+        assert said.code == 0 and sentence in said.out
+        assert holds == (name == "fresh")
+        assert sentence.startswith("Expectation" if holds else "No promise carries over to these")
+        assert sentence in Path(name, "report.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("spelled", ["{:d}", "{:03d}", "{:012d}"])
+def test_a_patient_is_known_again_with_other_leading_zeros(
+    spelled: str, command: Command, runs: Callable[[str], Path]
+) -> None:
+    table = drawn()
+    table.patients = np.array([spelled.format(int(name)) for name in table.patients], object)
+    table.images = np.array([f"new_{name}" for name in table.images], dtype=object)
+    write_scores(Path("s.csv"), table)
+    said = command("s.csv", "--apply", runs("crc") / "thresholds.json", "--out", "o")
+    assert "100 patients and 0 pictures of the calibration are here too" in said.out
+
+
+def test_without_patients_the_pictures_are_compared_and_what_cannot_be_is_said(
+    command: Command, runs: Callable[[str], Path]
+) -> None:
+    calibrated = [r for r in rows_of(runs("crc-image") / "sets.csv") if r["role"] == "cal"]
+    table = drawn()
+    table.patients = None
+    write_scores(Path("bare.csv"), table)
+    said = command("bare.csv", "--apply", runs("crc-image") / "thresholds.json", "--out", "o")
+    again = f"0 patients and {len(calibrated)} pictures of the calibration are here too"
+    assert again in said.out
+    assert "these rows name no patients" in said.out and "could not be checked" in said.out
+    words = ("--alpha", 0.2, "--unit", "image", "--resplits", 0, "--out", "nobody")
+    assert command("bare.csv", *words).code == 0
+    write_scores(Path("fresh.csv"), drawn(300, seed=5, first=1000))
+    said = command("fresh.csv", "--apply", "nobody/thresholds.json", "--out", "p")
+    assert "the calibration's rows name no patients" in said.out
+    assert "here too (" not in said.out and promise_of("p")[0]
+
+
+def test_the_very_file_of_the_calibration_is_known_by_its_sum(command: Command) -> None:
+    assert command("s.csv", "--alpha", 0.2, "--resplits", 0, "--out", "o").code == 0
+    shutil.copy("s.csv", "renamed.csv")
+    said = command("renamed.csv", "--apply", "o/thresholds.json")
+    assert "warning: this is the very file that was calibrated on (same SHA-256)" in said.out
+    Path("s.csv").write_text(Path("s.csv").read_text().replace("\n", "\r\n"))
+    assert "SHA-256" not in command("s.csv", "--apply", "o/thresholds.json").out
+
+
+def test_applying_does_not_replace_a_calibration_nor_anybody_elses_files(command: Command) -> None:
+    assert command("s.csv", "--alpha", 0.2, "--resplits", 0, "--out", "o").code == 0
+    Path("theirs").mkdir()
+    Path("theirs/sets.csv").write_text("mine")
+    before = {path: path.read_bytes() for path in Path().rglob("*") if path.is_file()}
+    for words in (
+        ("--apply", "o/thresholds.json", "--out", "o"),
+        ("--apply", "o/thresholds.json", "--out", "theirs"),
+        ("--alpha", 0.2, "--out", "theirs"),
+    ):
+        said = command("s.csv", *words)
+        assert (said.code, said.out) == (1, "") and said.err.count("\n") == 1
+        assert "sets.csv" in said.err and "--out names another folder" in said.err
+    assert before == {path: path.read_bytes() for path in Path().rglob("*") if path.is_file()}
+    for _ in range(2):  # what an application wrote, another may replace; a calibration may not
+        assert command("s.csv", "--apply", "o/thresholds.json", "--out", "a").code == 0
+    assert command("s.csv", "--alpha", 0.2, "--out", "a").code == 1
+
+
+NOT_THRESHOLDS: dict[str, Callable[[str], str]] = {
+    "cut short": lambda text: text[: len(text) // 2],
+    "NaN": lambda text: re.sub(r'"threshold": [0-9.e-]+', '"threshold": NaN', text, count=1),
+    "too large": lambda text: re.sub(r'"threshold": [0-9.e-]+', '"threshold": 1.5', text, count=1),
+    "a word": lambda text: re.sub(r'"threshold": [0-9.e-]+', '"threshold": "no"', text, count=1),
+    "none at all": lambda text: re.sub(r'"threshold": [0-9.e-]+', '"threshold": null', text),
+    "no class": lambda text: text.replace('"Effusion",', "", 1),
+    "another unit": lambda text: text.replace('"unit": "patient"', '"unit": "patients"'),
+    "a choice less": lambda text: text.replace('"risk": "fnr",', ""),
+    "a choice more": lambda text: text.replace('"risk": "fnr",', '"risk": "fnr", "mood": 1,'),
+    "no counts": lambda text: text.replace("pictures_and_positives_of_each", "counts"),
+    "odd counts": lambda text: re.sub(r"_of_each\":\[\[\d+", '_of_each":[[0', text),
+    "no levels": lambda text: re.sub(r'"levels": \[.*?\n  \]', '"levels": []', text, flags=re.S),
+    "a list as levels": lambda text: re.sub(r'"levels": \[', '"levels": [[], ', text),
+}
+
+
+@pytest.mark.parametrize("what", NOT_THRESHOLDS)
+def test_thresholds_that_were_cut_or_edited_into_nonsense_are_refused(
+    what: str, command: Command, runs: Callable[[str], Path]
+) -> None:
+    text = (runs("crc") / "thresholds.json").read_text(encoding="utf-8")
+    changed = NOT_THRESHOLDS[what](text)
+    assert changed != text
+    Path("t.json").write_text(changed, encoding="utf-8")
+    said = command("s.csv", "--apply", "t.json", "--out", "o")
+    assert (said.code, said.out) == (1, "") and said.err.count("\n") == 1
+    assert said.err.startswith("error: t.json is no thresholds.json"), said.err
+    assert not Path("o").exists()
+
+
+def test_a_threshold_less_by_class_is_refused(
+    command: Command, runs: Callable[[str], Path]
+) -> None:
+    held = strict_json(runs("per-class") / "thresholds.json")
+    del held["levels"][0]["threshold"]["Mass"]
+    Path("t.json").write_text(json.dumps(held), encoding="utf-8")
+    said = command("s.csv", "--apply", "t.json", "--out", "o")
+    assert said.code == 1 and "no threshold for each of its classes" in said.err
+
+
+ODD: dict[str, tuple[int, int, int | None, float | None]] = {  # pictures, classes, y, p
+    "one picture": (1, 3, 1, None),
+    "one class": (60, 1, None, None),
+    "no positive": (60, 3, 0, None),
+    "all positive": (60, 3, 1, None),
+    "equal scores": (60, 3, None, 0.5),
+    "all 0": (60, 3, None, 0.0),
+    "all 1": (60, 3, None, 1.0),
+}
+WAYS = {
+    "crc": ("--alpha", 0.3),
+    "zero": ("--alpha", 0.3, "--no-positive", "zero"),
+    "all calibrate": ("--alpha", 0.3, "--cal-fraction", 1),
+    "rcps": ("--alpha", 0.5, "--method", "rcps"),
+    "ltt": ("--alpha", 0.5, "--method", "ltt"),
+    "fdr": ("--alpha", 0.7, "--risk", "fdr"),
+    "holm": ("--alpha", 0.7, "--risk", "fdr", "--fwer", "holm", "--empty", 1),
+    "per class": ("--alpha", 0.3, "--per-class"),
+    "frontier": ("--frontier", "--from", "test"),
+    "frontier rcps": ("--frontier", "--from", "test", "--method", "rcps"),
+    "frontier fdr": ("--frontier", "--from", "test", "--risk", "fdr"),
+    "frontier per class": ("--frontier", "--from", "test", "--per-class"),
+}
+
+
+@pytest.mark.parametrize("odd", ODD)
+def test_odd_rows_are_answered_in_every_way(odd: str, command: Command) -> None:
+    n, classes, label, score = ODD[odd]
+    rng = np.random.default_rng(0)
+    targets = rng.integers(0, 2, (n, classes)) if label is None else np.full((n, classes), label)
+    scores = rng.uniform(size=(n, classes)) if score is None else np.full((n, classes), score)
+    table = Scores(
+        images=np.array([f"{i:03d}.png" for i in range(n)], dtype=object),
+        patients=np.array([f"{i // 2}" for i in range(n)], dtype=object),
+        splits=np.full(n, "test", dtype=object),
+        classes=tuple("abc"[:classes]),
+        targets=targets.astype(np.uint8),
+        logits=None,
+        scores=scores,
+    )
+    write_scores(Path("odd.csv"), table)
+    for name, words in WAYS.items():
+        said = command("odd.csv", *words, "--resplits", 3, "--out", name)
+        assert said.code in (0, 3), (name, said)
+        assert "nan" not in said.out + said.err
+        assert Path(name).exists() == (said.code == 0 and "frontier" not in name)
+        if said.code == 3:
+            assert 1 <= said.err.count("\n") <= 2 and "nothing is certified" in said.err
+        elif "frontier" not in name:
+            strict_json(Path(name, "report.json"))
+            assert command("odd.csv", "--apply", f"{name}/thresholds.json").code == 0
 
 
 def test_neither_torch_nor_matplotlib_is_imported_before_a_picture_is_drawn(

@@ -24,6 +24,7 @@ from chestxray.conformal.search import (
     rcps_threshold,
 )
 from chestxray.scores import Scores
+from chestxray.wording import counted
 
 _DIGITS = 3  # of a printed smallest alpha
 
@@ -226,11 +227,12 @@ def _per_class(rows: Rows, alpha: str) -> Level:
     if not rows.targets.any():
         level.reason = _NO_POSITIVE
     elif not level.certified:
-        level.reason = (
-            f"at most {max(level.units_by_class)} units have a class, fewer than "
-            f"1/alpha - 1 = {1 / float(alpha) - 1:.1f}"
-        )
+        level.reason = f"of the most frequent class, {_too_few(max(level.units_by_class), alpha)}"
     return level
+
+
+def _too_few(n: int, alpha: str) -> str:
+    return f"{counted(n, 'unit')} calibrated, fewer than 1/alpha - 1 = {1 / float(alpha) - 1:.1f}"
 
 
 def _crc(level: Level, rows: Rows, codes: np.ndarray) -> None:
@@ -239,9 +241,7 @@ def _crc(level: Level, rows: Rows, codes: np.ndarray) -> None:
         level.reason = "even empty sets meet it: any threshold does, and none is needed"
         level.lax = True
     elif found == -np.inf:
-        level.reason = (
-            f"{level.n_units} units are fewer than 1/alpha - 1 = {1 / float(level.alpha) - 1:.1f}"
-        )
+        level.reason = _too_few(level.n_units, level.alpha)
     else:
         level.threshold = found
         every = np.ones(level.n_units, dtype=bool)

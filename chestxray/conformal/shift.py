@@ -48,11 +48,16 @@ def describe_shift(
     rng = np.random.default_rng([seed, 3])
     shares = _shares(before.sum(axis=0)), _shares(now.sum(axis=0))
     difference = shares[1] - shares[0]
-    low, high = _interval(before, now, (len(before), len(now)), rng)
-    pooled = np.vstack([before, now])
-    least, most = _interval(pooled, pooled, (len(before), len(now)), rng)
-    differs = (np.abs(difference) > POINTS) & ((low > 0) | (high < 0))
-    differs &= (difference < least) | (difference > most)
+    differs = np.abs(difference) > POINTS
+    if not differs.any():  # most files: nothing needs to be drawn
+        return []
+    sizes = len(before), len(now)
+    low, high = _interval(before, now, sizes, rng)
+    differs &= (low > 0) | (high < 0)
+    if differs.any():
+        pooled = np.vstack([before, now])
+        least, most = _interval(pooled, pooled, sizes, rng)
+        differs &= (difference < least) | (difference > most)
     return [
         f"{classes[k]}: prevalence {shares[0][k]:.1%} where it was calibrated, {shares[1][k]:.1%} "
         f"here (99 % interval of the difference {low[k]:+.1%} to {high[k]:+.1%})"

@@ -789,6 +789,10 @@ def test_stored_thresholds_are_applied_to_the_split_that_is_asked_for(
     assert command("two.csv", "--apply", stored, "--from", "val", "--out", "a").code == 0
     assert {row["image"] for row in rows_of(Path("a/sets.csv"))} == set(table.images[:7])
     assert command("two.csv", "--apply", stored, "--from", "train", "--out", "b").code == 1
+    table.splits = None
+    write_scores(Path("none.csv"), table)
+    said = command("none.csv", "--apply", stored, "--from", "val", "--out", "c")
+    assert said.code == 0 and "no split column: not only the rows of val" in said.out
 
 
 def test_pictures_as_units_are_warned_of_where_patients_have_several(command: Command) -> None:

@@ -258,10 +258,13 @@ def cut(rows: Rows, choices: Choices) -> np.ndarray:
 
 
 def frontier(rows: Rows, choices: Choices) -> str:
-    """What each level costs on these rows, as a table; they are no calibration rows afterwards."""
+    """What each level costs on these rows, as a table."""
     table = risk_table(rows, choices)
     units = counted(len(np.unique(rows.units)), choices.unit)
-    lines = [f"{choices.risk.upper()} by {choices.method} on {units}, figures on the same rows"]
+    lines = [
+        f"{choices.risk.upper()} by {choices.method} on {units}, figures on the same rows, which "
+        "are no calibration rows once alpha is chosen on them"
+    ]
     lines += [f"{'alpha':>6}{'threshold':>12}{'size':>7}{'FNR':>7}{'FDR':>7}{'empty':>7}"]
     for alpha in FRONTIER:
         level = calibrate(rows, alpha, choices, table)

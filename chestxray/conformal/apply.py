@@ -45,7 +45,7 @@ def apply(source: Path, stored: Path, split: str | None, folder: Path | None) ->
         "rows": f"{counted(len(rows.units), 'picture')} of "
         f"{counted(len(np.unique(rows.patients)), 'patient')}"
         + ("." if labelled else ", without labels: no realised figures."),
-        "warnings": void + _unchecked(held, table),
+        "warnings": void + _unchecked(held, table, split),
         "promise_holds": not void,
         "applied": {"thresholds": stored.name, "scores": source.name, "from": split},
         "choices": held.choices.plain(),
@@ -120,9 +120,11 @@ def _patients(names: np.ndarray | list[str] | None) -> set[str]:
     return set() if names is None else {patient_key(name) for name in names}
 
 
-def _unchecked(held: Held, table: Scores) -> list[str]:
+def _unchecked(held: Held, table: Scores, split: str | None) -> list[str]:
     """What could not be compared."""
     found = []
+    if split is not None and table.splits is None:
+        found.append(f"no split column: not only the rows of {split}, all are used")
     if table.patients is None or held.patients is None:
         lacking = "these rows" if table.patients is None else "the calibration's rows"
         found.append(

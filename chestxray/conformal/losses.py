@@ -79,7 +79,7 @@ def false_discovery_rates(
         empty: loss of an empty set, 0 (as in the LTT paper) or 1.
 
     Returns:
-        (G, T) in [0, 1].
+        (G, T) in [0, 1]; with all pictures in one unit, their mean, which is all that LTT needs.
     """
     n, classes = scores.shape
     met = np.searchsorted(grid, scores, side="right")  # thresholds that each class meets

@@ -19,7 +19,7 @@ from scipy.stats import norm
 from benchmarks.resplits import PATIENTS, PICTURES, made
 from benchmarks.tables import released
 from chestxray.conformal.calibrate import Choices, Rows, calibrate
-from chestxray.conformal.report import prediction_sets, realised
+from chestxray.conformal.figures import prediction_sets, realised
 from chestxray.conformal.resplits import cut_patients
 from chestxray.entries import TEST_LIST, read_names
 from chestxray.labels import CLASSES

@@ -25,7 +25,7 @@ from chestxray.conformal.calibrate import (
     risk_table,
     smallest_alpha,
 )
-from chestxray.conformal.report import prediction_sets, realised
+from chestxray.conformal.figures import prediction_sets, realised
 from chestxray.conformal.resplits import cut_patients
 from chestxray.scores import Scores, read_scores
 from chestxray.wording import counted, listed
@@ -195,6 +195,8 @@ def run(args: argparse.Namespace) -> int:
     table = choose(read_scores(args.csv), args)
     choices = chosen(args, table)
     rows = Rows.of(table, args.unit)
+    if args.alpha or args.frontier:
+        rows.counting(choices)  # refuses what --no-positive error does, before anything is written
     if args.npz:
         output.write_npz(args.npz, rows)
         print(f"wrote {args.npz}")
@@ -203,7 +205,6 @@ def run(args: argparse.Namespace) -> int:
     if not args.alpha:
         return 0
 
-    rows.counting(choices)  # refuses what --no-positive error refuses, before anything is written
     calibrates = cut(rows, choices)
     cal = rows.take(calibrates)
     levels = [calibrate(cal, alpha, choices) for alpha in args.alpha]

@@ -38,19 +38,20 @@ def apply(source: Path, stored: Path, split: str | None, folder: Path | None) ->
     )
     rows = Rows.of(table, held.choices.unit)
     labelled = table.targets.shape[1] > 0
-    void = output.selected_on(held.choices) + _void(held, table, thresholds.sha256(source))
+    against = output.selected_on(held.choices) + _against(held, table, thresholds.sha256(source))
+    void = "No promise carries over to these rows" if against else ""
     judged = rows if labelled else None
     report = {
         "title": f"{stored.name} applied to {source.name}",
         "rows": f"{counted(len(rows.units), 'picture')} of "
         f"{counted(len(np.unique(rows.patients)), 'patient')}"
         + ("." if labelled else ", without labels: no realised figures."),
-        "warnings": void + _unchecked(held, table, split),
-        "promise_holds": not void,
+        "warnings": against + _unchecked(held, table, split),
+        "promise_holds": not against,
         "applied": {"thresholds": stored.name, "scores": source.name, "from": split},
         "choices": held.choices.plain(),
         "levels": [
-            entry(level, held.choices, table.classes, judged, bool(void)) for level in held.levels
+            entry(level, held.choices, table.classes, judged, void) for level in held.levels
         ],
     }
     roles = np.full(len(table.images), "eval", dtype=object)
@@ -87,7 +88,7 @@ def _columns(source: Path, table: Scores, held: Held, stored: Path) -> Scores:
     return table.take(np.ones(len(table.images), dtype=bool), columns)
 
 
-def _void(held: Held, table: Scores, sha256: str) -> list[str]:
+def _against(held: Held, table: Scores, sha256: str) -> list[str]:
     """What takes the promise back for these rows."""
     found = []
     if sha256 == held.sha256:

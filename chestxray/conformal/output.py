@@ -11,8 +11,9 @@ import numpy as np
 from chestxray.conformal import pictures, thresholds
 from chestxray.conformal.bounds import wsr_bound
 from chestxray.conformal.calibrate import Choices, Level, Rows, loss_table, shuffled
+from chestxray.conformal.figures import prediction_sets, summary
 from chestxray.conformal.losses import GRID, miss_rates, unit_codes
-from chestxray.conformal.report import entry, lines, markdown, prediction_sets, summary
+from chestxray.conformal.report import entry, lines, markdown
 from chestxray.conformal.resplits import resplit, resplit_per_class
 from chestxray.conformal.search import corrected_risk
 from chestxray.files import whole_file
@@ -52,8 +53,9 @@ def write(
     rows = Rows.of(table, choices.unit)
     cal, others = rows.take(calibrates), rows.take(~calibrates)
     judged = others if len(others.units) else None
-    void = selected_on(choices)
-    entries = [entry(level, choices, table.classes, judged, bool(void)) for level in levels]
+    seen = selected_on(choices)
+    void = "No promise for fresh patients" if seen else ""
+    entries = [entry(level, choices, table.classes, judged, void) for level in levels]
     which = next(number for number, level in enumerate(levels) if level.certified)
     drawn = _pictures(cal, judged, levels[which], entries[which], choices)
     if choices.resplits and judged is not None:
@@ -65,8 +67,8 @@ def write(
         f"{counted(len(np.unique(cal.patients)), 'patient')}, evaluated on "
         f"{counted(len(others.units), 'picture')} of "
         f"{counted(len(np.unique(others.patients)), 'patient')}; the unit is the {choices.unit}.",
-        "warnings": void + _dependence(cal, choices),
-        "promise_holds": not void,
+        "warnings": seen + _dependence(cal, choices),
+        "promise_holds": not seen,
         "choices": choices.plain(),
         "levels": entries,
     }

@@ -139,7 +139,7 @@ def draw_resplits_per_class(
     """Realised miss rate of each class over re-splits by patient: median, 5-95 %, and alpha.
 
     Args:
-        found: report.summary by class.
+        found: figures.summary by class.
         alpha: the level.
         choices: unit and the share that calibrates.
     """

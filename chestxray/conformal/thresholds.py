@@ -117,25 +117,20 @@ def _parsed(held: dict[str, Any]) -> Held:
             raise ValueError(f"{name} is {held['choices'][name]!r}")
     if not 0 < choices.delta < 1:
         raise ValueError(f"delta is {choices.delta}")
+    if not (isinstance(choices.seed, int) and choices.seed >= 0):
+        raise ValueError(f"seed is {choices.seed!r}")
     calibration = held["calibration"]
+    images = [str(name) for name in calibration["images"]]
+    named = calibration["patients"]
+    patients = None if named is None else [str(name) for name in named]
     counts = np.array(calibration["pictures_and_positives_of_each"], dtype=np.int64)
-    owners = (
-        calibration["patients"] if calibration["patients"] is not None else calibration["images"]
-    )
-    if counts.shape != (len(owners), 1 + len(classes)) or not (counts[:, 0] > 0).all():
+    owners = len(images if patients is None else patients)
+    if counts.shape != (owners, 1 + len(classes)) or not (counts[:, 0] > 0).all():
         raise ValueError("the counts of the calibration do not fit its patients and classes")
     levels = [_level(entry, classes, choices.per_class) for entry in held["levels"]]
     if not any(level.certified for level in levels):
         raise ValueError("it has no threshold")
-    return Held(
-        choices,
-        classes,
-        levels,
-        calibration["images"],
-        calibration["patients"],
-        counts,
-        held["sha256"],
-    )
+    return Held(choices, classes, levels, images, patients, counts, held["sha256"])
 
 
 def _level(entry: dict[str, Any], classes: tuple[str, ...], per_class: bool) -> Level:
@@ -151,9 +146,9 @@ def _level(entry: dict[str, Any], classes: tuple[str, ...], per_class: bool) -> 
     return Level(
         alpha=str(entry["alpha"]),
         threshold=None if per_class else stored,
-        n_images=entry["n_images"],
-        n_units=entry["n_units"],
-        bound=entry["bound"],
+        n_images=int(entry["n_images"]),
+        n_units=int(entry["n_units"]),
+        bound=None if entry["bound"] is None else float(entry["bound"]),
         reason=entry["reason"],
         thresholds=[stored[name] for name in classes] if per_class else None,
         units_by_class=[entry["units_by_class"][name] for name in classes] if per_class else None,

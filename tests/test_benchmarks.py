@@ -1,0 +1,40 @@
+"""The benchmarks of speed run and write what they promise to write; their figures are not judged."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+
+def written(tmp_path: Path, *words: str) -> dict:
+    path = tmp_path / "figures.json"
+    command = [sys.executable, "-m", *words, "--json", str(path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    content: dict = json.loads(path.read_text(encoding="utf-8"))
+    assert {"cpu", "cores", "torch", "date"} <= content["machine"].keys()
+    return content
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["training", "evaluation"])
+def test_a_race_writes_its_two_ratios(tmp_path: Path, name: str) -> None:
+    words = ("--pictures", "32", "--rounds", "2")
+    content = written(tmp_path, f"benchmarks.{name}", *words)
+    speeds = {k: v["pictures_per_second"] for k, v in content["contestants"].items()}
+    assert all(len(values) == 2 and min(values) > 0 for values in speeds.values())
+    for key, below in (("project_over_plain", "plain"), ("project_over_ceiling", "ceiling")):
+        pairs = zip(speeds["project"], speeds[below], strict=True)
+        ratios = [ours / theirs for ours, theirs in pairs]
+        assert content[key] == pytest.approx(sum(ratios) / 2)  # the median of two
+
+
+@pytest.mark.slow
+def test_the_stages_are_timed_with_their_maps_kept(tmp_path: Path) -> None:
+    stages = written(tmp_path, "benchmarks.stages", "--pictures", "40")["stages"]
+    assert list(stages) == ["1", "2", "3", "4"]
+    assert all("is kept" in stages[number]["kept"] for number in "234")
+    assert stages["4"]["times_stage_1"] > 1

@@ -434,10 +434,10 @@ def steps(
         split.check_training_part(train_set.names, stored["split"], same_tables)
     frozen = network.frozen_part()
     train_features, val_features = Features(train_set, frozen), Features(val_set, frozen)
-    if args.stage > 1:
-        free = machine.free_memory(device)
-        say(keep_if_it_fits([train_features, val_features], free, stop.check))
     try:
+        if args.stage > 1:
+            free = machine.free_memory(device)
+            say(keep_if_it_fits([train_features, val_features], free, stop.check))
         train(
             run,
             network,

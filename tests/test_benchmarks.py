@@ -1,4 +1,4 @@
-"""The benchmarks of speed run and write what they promise to write; their figures are not judged."""
+"""The benchmarks of speed run and write what they say; their figures are not judged."""
 
 import json
 import subprocess

@@ -355,6 +355,51 @@ def test_a_new_stage_freezes_takes_the_weights_along_and_begins_a_fresh_optimize
     shutil.rmtree("checkpoints")
 
 
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_stage_with_kept_features_goes_on_exactly(
+    chest: Chest, two_epochs: Path, capsys: pytest.CaptureFixture[str], precision: str
+) -> None:
+    machine = ("--precision", precision, "--no-cache")
+    for out in ("straight", "cut"):
+        shutil.copytree(two_epochs, out)
+        epochs = 2 if out == "straight" else 1
+        words = ("--ckpt", "last.pth", "--stage", 3, "--epochs", epochs, "--output-dir", out)
+        assert chest("--resume", *words, *machine) == 0
+    assert capsys.readouterr().out.count("is kept") == 2
+    assert chest("--resume", "--epochs", 1, "--output-dir", "cut", *machine) == 0
+    for out in ("straight", "cut"):
+        words = ("--ckpt", "stage3_0001_04.pth", "--output-dir", out)
+        assert chest("--test", *words, *machine) == 0
+    assert_same_tensors(Path("straight/stage3_0001_04.pth"), Path("cut/stage3_0001_04.pth"))
+    assert figures(Path("straight")) == figures(Path("cut"))
+    scored = [Path(out, "stage3_0001_04_test_scores.csv") for out in ("straight", "cut")]
+    assert scored[0].read_bytes() == scored[1].read_bytes()
+    shutil.rmtree("straight")
+    shutil.rmtree("cut")
+
+
+def test_a_signal_while_features_are_kept_changes_no_file(
+    chest: Chest,
+    two_epochs: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def signal_in_the_filling(
+        self: progress.Progress, pictures: int, loss: float | None = None
+    ) -> None:
+        if self.title == "frozen layers":
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    shutil.copytree(two_epochs, "checkpoints")
+    before = {path.name: path.stat().st_mtime_ns for path in Path("checkpoints").glob("[!.]*")}
+    monkeypatch.setattr(progress.Progress, "advance", signal_in_the_filling)
+    assert chest("--resume", "--ckpt", "last.pth", "--stage", 4, "--no-cache") == 143
+    assert "nothing new is written" in capsys.readouterr().out
+    after = {path.name: path.stat().st_mtime_ns for path in Path("checkpoints").glob("[!.]*")}
+    assert after == before
+    shutil.rmtree("checkpoints")
+
+
 def test_a_new_run_does_not_replace_another_ones_files_unasked(
     chest: Chest, drawn: Path, two_epochs: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,0 +1,103 @@
+"""The project in training and scoring, and the network alone as the ceiling of both."""
+
+import itertools
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from benchmarks.race import BATCH, SIZE, Lap, Track
+from chestxray import machine, model
+from chestxray.dataset import ChestDataset
+from chestxray.evaluator import predict
+from chestxray.features import Features
+from chestxray.images import load_pictures
+from chestxray.losses import FocalLoss
+from chestxray.runs import Run
+from chestxray.trainer import train_one_epoch
+
+CPU = torch.device("cpu")
+
+
+def stage_1() -> tuple[model.ChestResNet, torch.optim.Optimizer]:
+    machine.reuse_freed_memory()
+    network = model.build_model(15, seed=0)
+    network.bf16 = machine.computes_in_bf16(CPU)
+    network.set_trainable(model.STAGES[1])
+    return network, torch.optim.Adam(network.trainable_parameters(), lr=1e-4, fused=True)
+
+
+def loaded(track: Track, cache: Path) -> ChestDataset:
+    pictures = load_pictures(track.paths, SIZE, track.source, cache, workers=2)
+    names = np.array([Path(path).name for path in track.paths], dtype=object)
+    return ChestDataset(names, pictures.pixels, pictures.slots, track.targets, CPU)
+
+
+def training(track: Track) -> Lap:
+    network, optimizer = stage_1()
+    dataset = Features(loaded(track, track.scratch / "cache"), network.frozen_part())
+    return lambda: epoch(network, optimizer, dataset)
+
+
+def first_epoch(track: Track) -> Lap:
+    network, optimizer = stage_1()
+    frozen = network.frozen_part()
+    numbers = itertools.count()
+
+    def lap() -> int:
+        dataset = loaded(track, track.scratch / f"cache{next(numbers)}")
+        return epoch(network, optimizer, Features(dataset, frozen))
+
+    return lap
+
+
+def epoch(network: model.ChestResNet, optimizer: torch.optim.Optimizer, dataset: Features) -> int:
+    run = Run("benchmark", stage=1, lr=1e-4, epochs_done=0, epochs_planned=1)
+    order = np.random.default_rng(0).permutation(len(dataset))
+    train_one_epoch(network, FocalLoss(), optimizer, dataset, order, BATCH, run)
+    return run.pictures_done
+
+
+def training_ceiling(track: Track) -> Lap:
+    network, optimizer = stage_1()
+    frozen, criterion = network.frozen_part(), FocalLoss()
+    images = torch.randn(BATCH, 3, SIZE, SIZE).contiguous(memory_format=torch.channels_last)
+    targets = torch.from_numpy(track.targets[:BATCH]).float()
+    steps = len(track.paths) // BATCH
+
+    def lap() -> int:
+        network.train()
+        for _ in range(steps):
+            loss = criterion(network(frozen(images)), targets)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        return steps * BATCH
+
+    return lap
+
+
+def whole_network() -> model.Constant:
+    machine.reuse_freed_memory()
+    network = model.build_model(15, seed=0)
+    network.bf16 = machine.computes_in_bf16(CPU)
+    return network.trained_part()
+
+
+def evaluation(track: Track) -> Lap:
+    scorer, dataset = whole_network(), loaded(track, track.scratch / "cache")
+    return lambda: len(predict(scorer, dataset, BATCH, "scoring")[1])
+
+
+def evaluation_ceiling(track: Track) -> Lap:
+    scorer = whole_network()
+    images = torch.randn(BATCH, 3, SIZE, SIZE).contiguous(memory_format=torch.channels_last)
+    steps = len(track.paths) // BATCH
+
+    def lap() -> int:
+        with torch.inference_mode():
+            for _ in range(steps):
+                scorer(images)
+        return steps * BATCH
+
+    return lap

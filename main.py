@@ -359,7 +359,7 @@ def steps(
     readable = pictures.slots >= 0
     rows, slots = rows[readable], pictures.slots[readable]
     targets = rows[list(CLASSES)].to_numpy()
-    on_device = device.type == "cuda" and images.fit(
+    on_device = device.type == "cuda" and images.fit_on_device(
         len(rows), args.size, machine.free_memory(device)
     )
 

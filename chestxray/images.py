@@ -163,7 +163,7 @@ def load_pictures(
     return Pictures(cache.pixels(), slots, broken)
 
 
-def fit(pictures: int, size: int, free: int) -> bool:
+def fit_on_device(pictures: int, size: int, free: int) -> bool:
     """Whether so many decoded pictures take at most half of `free` bytes of a device's memory."""
     return pictures * size**2 <= free / 2
 

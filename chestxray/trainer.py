@@ -69,10 +69,9 @@ def train_one_epoch(
                     run.loss_sum += value * len(taken)
                 progress.advance(position - run.pictures_done, run.loss_sum / position)
                 run.pictures_done, pending = position, []
-                now = time.monotonic()
-                run.seconds_done += now - began
-                began = now
+                run.seconds_done += time.monotonic() - began
                 after_look()
+                began = time.monotonic()  # saving is no training
 
 
 def _finite_losses(

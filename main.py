@@ -281,7 +281,6 @@ def steps(
     from chestxray.losses import LOSSES
     from chestxray.trainer import STEPS_BETWEEN_LOOKS, train
 
-    machine.reuse_freed_memory()
     device = machine.pick_device(args.device)
     output = Path(args.output_dir)
 
@@ -382,6 +381,7 @@ def steps(
     network.bf16 = bf16
 
     if args.test:
+        machine.reuse_freed_memory()
         logits, sigmoids = predict(
             network.trained_part(), part(*split.PARTS), args.bs, "scoring", stop.check
         )

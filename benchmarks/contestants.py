@@ -20,7 +20,6 @@ CPU = torch.device("cpu")
 
 
 def stage_1() -> tuple[model.ChestResNet, torch.optim.Optimizer]:
-    machine.reuse_freed_memory()
     network = model.build_model(15, seed=0)
     network.bf16 = machine.computes_in_bf16(CPU)
     network.set_trainable(model.STAGES[1])

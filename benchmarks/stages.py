@@ -23,7 +23,7 @@ from chestxray.dataset import ChestDataset, epoch_order
 from chestxray.features import Features, keep_if_it_fits
 from chestxray.labels import CLASSES
 from chestxray.losses import FocalLoss
-from chestxray.machine import computes_in_bf16, free_memory, reuse_freed_memory
+from chestxray.machine import computes_in_bf16, free_memory
 
 CPU = torch.device("cpu")
 EPOCHS = {1: 1, 2: 1, 3: 3, 4: 3}
@@ -35,7 +35,6 @@ def main() -> None:
     parser.add_argument("--pictures", type=int, default=4000, metavar="N", help="a tenth validates")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures there")
     args = parser.parse_args()
-    reuse_freed_memory()
     rng = np.random.default_rng(0)
     pixels = rng.integers(256, size=(args.pictures, SIZE, SIZE), dtype=np.uint8)
     targets = (rng.uniform(size=(args.pictures, len(CLASSES))) < 0.1).astype(np.uint8)

@@ -10,7 +10,7 @@ from urllib.error import URLError
 
 import torch
 from torch import nn
-from torch.fx.experimental.optimization import fuse
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torchvision.models import ResNet50_Weights
 from torchvision.models.resnet import Bottleneck, ResNet
 
@@ -114,7 +114,8 @@ class Constant(nn.Module):
         above = [section for name, section in sections.items() if not _is_body(name)]
         body = copy.deepcopy(nn.Sequential(*below)).eval()
         if below:
-            body = nn.Sequential(_To(dtype), fuse(body, inplace=True).to(dtype))
+            _fold_batch_norm(body)
+            body = nn.Sequential(_To(dtype), body.to(dtype))
         self.parts = nn.Sequential(body, *copy.deepcopy(above)).requires_grad_(False)
 
     @torch.no_grad()
@@ -132,6 +133,18 @@ class _To(nn.Module):
 
     def forward(self, maps: torch.Tensor) -> torch.Tensor:
         return maps.to(self.dtype)
+
+
+def _fold_batch_norm(module: nn.Module) -> None:
+    """Fold each BatchNorm into the convolution that stands before it among its siblings."""
+    before, last = "", module
+    for name, child in list(module.named_children()):
+        if isinstance(child, nn.BatchNorm2d) and isinstance(last, nn.Conv2d):
+            setattr(module, before, fuse_conv_bn_eval(last, child))
+            setattr(module, name, nn.Identity())
+        else:
+            _fold_batch_norm(child)
+        before, last = name, child
 
 
 def _is_body(section: str) -> bool:

@@ -1,5 +1,7 @@
 """The network against torchvision's, what a stage freezes, and where first weights come from."""
 
+import gc
+import weakref
 from pathlib import Path
 
 import pytest
@@ -131,6 +133,18 @@ def test_a_part_is_as_the_weights_were_when_it_was_made() -> None:
         network.fc.weight.zero_()
     assert torch.equal(part(images), before)
     assert not torch.equal(network.trained_part()(images), before)
+
+
+def test_a_part_has_no_batch_norm_and_is_freed_with_its_last_name() -> None:
+    part = lived_in(2).trained_part()
+    assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in part.modules())
+    there = weakref.ref(part)
+    gc.disable()  # an epoch's copy of the weights must not wait for a collection
+    try:
+        del part
+        assert there() is None
+    finally:
+        gc.enable()
 
 
 def test_weights_that_do_not_fit_are_refused_with_the_first_name_and_nothing_is_loaded() -> None:

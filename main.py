@@ -9,7 +9,6 @@ steps; each step has its room in the package chestxray.
 """
 
 import argparse
-import contextlib
 import math
 import os
 import shlex
@@ -272,11 +271,12 @@ def steps(
     """What is done, in the order in which the data walk through; a test returns early."""
     import torch
 
-    from chestxray import checkpoint, images, machine, model, runs, scores, split
+    from chestxray import checkpoint, images, machine, model, runs, scores, split, weights
     from chestxray.dataset import MEAN, STD, ChestDataset, epoch_order
     from chestxray.entries import describe_change, read_entries, summary
     from chestxray.evaluator import metrics, predict, table
     from chestxray.features import Features, keep_if_it_fits
+    from chestxray.files import check_room
     from chestxray.labels import CLASSES
     from chestxray.losses import LOSSES
     from chestxray.trainer import STEPS_BETWEEN_LOOKS, train
@@ -288,17 +288,17 @@ def steps(
     stored: dict[str, Any] = {}
     path = Path()
     if args.test or args.resume:
-        path, note = checkpoint.locate(args.ckpt, output)
-        stored = checkpoint.load(path)
-        finished = stored["epochs_done"] >= stored["epochs_planned"]
-        if finished and not args.ckpt and not typed.keys() & {"epochs", "stage"}:
+        path, stored, notes = checkpoint.opened(args.ckpt, output, args.test)
+        bare = args.resume and not args.ckpt and not typed.keys() & {"epochs", "stage"}
+        if bare and stored["epochs_done"] >= stored["epochs_planned"]:
+            say(*notes)
             say(f"nothing to finish: {path} has all its {stored['epochs_planned']} epochs")
             return 0
         try:
             differences = runs.restore_options(vars(args), typed, stored)
         except ValueError as error:
             parser.error(str(error))
-        say(note)
+        say(*notes)
         say(*([f"going on from {path}", *differences] if args.resume else []))
     bf16 = args.precision == "bf16" or (
         args.precision == "auto" and machine.computes_in_bf16(device)
@@ -327,7 +327,7 @@ def steps(
 
     # Rows and their split
     found = read_entries(Path(args.data_path), Path(args.subset) if args.subset else None)
-    say(*found.notes, *(describe_change(found, stored["table"]) if stored else []))
+    say(*found.notes, *(describe_change(found, stored["table"]) if stored.get("table") else []))
     rows, notes = split.place(found, stored.get("split"), args.split_seed, args.test)
     say(*notes, summary(rows))
     if args.test and args.split != "all":
@@ -335,12 +335,22 @@ def steps(
     if rows.empty:
         raise ValueError(f"no picture of {args.data_path} is in the split {args.split!r}")
 
-    # First weights, before the long part
+    # The network, before the long part
     body = None
     if not stored and args.weights == "imagenet":
         body = model.imagenet_weights()
     elif not stored and args.weights != "none":
-        body = checkpoint.load_body(Path(args.weights))
+        body = weights.read_state_dict(Path(args.weights))
+    network = model.build_model(len(CLASSES), args.seed, body)
+    if stored:
+        model.load_weights(network, stored["model"])
+    network.to(device)
+    network.bf16 = bf16
+    if args.test:
+        check_room(target.parent, len(rows) * scores.ROW_BYTES)
+    else:
+        network.set_trainable(model.trainable_parts(args.stage, args.weights == "none"))
+        check_room(output, 2 * runs.checkpoint_bytes(network))
 
     # Pictures
     pictures = images.load_pictures(
@@ -373,13 +383,6 @@ def steps(
             resident=on_device,
         )
 
-    # The network
-    network = model.build_model(len(CLASSES), args.seed, body)
-    if stored:
-        model.load_weights(network, stored["model"])
-    network.to(device)
-    network.bf16 = bf16
-
     if args.test:
         machine.reuse_freed_memory()
         logits, sigmoids = predict(
@@ -404,11 +407,10 @@ def steps(
         return 0
 
     # The stage: criterion, optimizer, and what every checkpoint of the run says
-    network.set_trainable(model.trainable_parts(args.stage, args.weights == "none"))
     criterion = LOSSES[args.loss_func]()
     optimizer = torch.optim.Adam(network.trainable_parameters(), lr=args.lr, fused=True)
     if stored and args.stage == stored["stage"]:
-        runs.restore_optimizer(optimizer, stored["optimizer"], args.lr)
+        runs.restore_optimizer(optimizer, stored["optimizer"])
     folder = runs.RunFolder(
         output,
         {
@@ -463,8 +465,7 @@ def steps(
             for name in MACHINE
             if name in typed
         )
-        with contextlib.suppress(OSError):  # the terminal may be gone
-            say(folder.way_on(run, typed_here))
+        say(folder.way_on(run, typed_here))
         raise
     return 0
 

@@ -1,8 +1,9 @@
 """A command's line and its answer: wrong usage, faults and stops in a line or two, exit codes."""
 
 import argparse
-import contextlib
 import difflib
+import errno
+import os
 import sys
 from collections.abc import Callable
 from typing import Any, NoReturn
@@ -58,15 +59,72 @@ def answer(work: Callable[[StopRequest], int], debug: bool = False) -> int:
         work: is told whether a signal has asked to stop, and returns an exit code.
         debug: let faults through, for their traceback.
     """
-    with listen() as stop:
+    with listen() as stop, _Heard():
         try:
             return work(stop)
         except Stopped as stopped:
-            with contextlib.suppress(OSError):  # the terminal may be gone: a HUP says just that
-                print(stopped, file=sys.stderr)
+            print(stopped, file=sys.stderr)
             return 128 + stopped.signum
-        except (OSError, ValueError, FloatingPointError) as error:
-            if debug:
+        except (OSError, ValueError, FloatingPointError, MemoryError, RuntimeError) as error:
+            if debug or (isinstance(error, RuntimeError) and not _is_of_memory(error)):
                 raise
-            print(f"error: {error}", file=sys.stderr)
+            print(f"error: {error}{_way_out(error)}", file=sys.stderr)
             return 1
+
+
+def _is_of_memory(error: Exception) -> bool:
+    text = str(error)
+    return isinstance(error, MemoryError) or "allocate memory" in text or "out of memory" in text
+
+
+def _way_out(error: Exception) -> str:
+    if _is_of_memory(error) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
+        return "\nthe memory does not suffice: a smaller --bs takes less, and so does --workers 0"
+    if isinstance(error, OSError) and error.errno == errno.EMFILE:
+        return "\n--workers 0 opens fewer files; `ulimit -n` shows how many may be open"
+    return ""
+
+
+class _Heard:
+    """Standard streams that end no work: where one cannot be written any more, it is silent.
+
+    The reader of a pipe may be gone (`| head`), or the terminal (a HUP says just that); the files
+    are the work. What an encoding does not have is written as an escape.
+    """
+
+    def __enter__(self) -> None:
+        for number in range(3):  # a closed one would be the number of the next file that is opened
+            try:
+                os.fstat(number)
+            except OSError:
+                os.open(os.devnull, os.O_RDWR)
+        self._streams = sys.stdout, sys.stderr
+        sys.stdout, sys.stderr = (s and _Stream(s) for s in self._streams)
+
+    def __exit__(self, *_: object) -> None:
+        sys.stdout, sys.stderr = self._streams
+
+
+class _Stream:
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        return self._heard(lambda: self._stream.write(text))
+
+    def flush(self) -> None:
+        self._heard(self._stream.flush)
+
+    def _heard(self, do: Callable[[], Any]) -> Any:
+        try:
+            return do()
+        except OSError:
+            nothing = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nothing, self._stream.fileno())  # what the buffer still holds goes there
+            os.close(nothing)
+            return 0

@@ -1,7 +1,7 @@
 """A plain dict -> .pth and back, whole or not at all; and which file a name means.
 
 A checkpoint is a zip of tensors and plain values that `torch.load(weights_only=True)` reads, so
-that opening one runs no code:
+that opening one runs no code (chestxray/schema.py has each key's kind and range):
 
     format 1 | run_id | arch | classes | stage | lr | epochs_done | epochs_planned
     pictures_done, loss_sum, seconds_done   of the epoch under way; 0 between epochs
@@ -15,9 +15,9 @@ that opening one runs no code:
     table       SHA-256 of the label tables, pictures by class
 """
 
+import hashlib
 import platform
 import re
-import zipfile
 from decimal import Decimal
 from importlib import metadata
 from pathlib import Path
@@ -27,8 +27,11 @@ from typing import Any
 import torch
 
 import chestxray
+from chestxray import pth, schema
 from chestxray.files import whole_file
 from chestxray.labels import CLASSES
+from chestxray.model import ARCH, check_weights
+from chestxray.weights import read_state_dict
 from chestxray.wording import listed
 
 FORMAT = 1
@@ -53,76 +56,133 @@ def save(path: Path, checkpoint: dict[str, Any]) -> None:
 
 
 def load(path: Path) -> dict[str, Any]:
-    """Read and verify a checkpoint; tensors lie on the CPU.
+    """Read and verify a checkpoint of ours; tensors lie on the CPU.
 
     Raises:
-        ValueError: not a checkpoint of ours, damaged, of a newer format, with other classes, or
-            with weights that are not finite.
+        FileNotFoundError: it is not there.
+        ValueError: not a checkpoint of ours, damaged, of a newer format, with a key that is missing
+            or has no allowed value, of another network or other classes, or with numbers that are
+            not finite.
     """
-    checkpoint = load_plain(path)
-    if not isinstance(checkpoint, dict) or "format" not in checkpoint:
+    content = pth.read(path)
+    if not isinstance(content, dict) or "format" not in content:
         raise ValueError(
             f"{path} is no checkpoint of this program (it has no format); a state dict of a "
-            "ResNet-50 can start a new run with --weights"
+            "ResNet-50 can start a new run with --weights, and be scored with --test"
         )
-    if checkpoint["format"] > FORMAT:
+    if type(content["format"]) is int and content["format"] > FORMAT:
         raise ValueError(
-            f"{path} has format {checkpoint['format']}, this program reads up to {FORMAT}: it was "
+            f"{path} has format {content['format']}, this program reads up to {FORMAT}: it was "
             "written by a newer version"
         )
-    if tuple(checkpoint["classes"]) != CLASSES:
+    try:
+        schema.check(content)
+    except ValueError as error:
+        raise ValueError(f"{path} is no whole checkpoint: {error}") from error
+    if content["arch"] != ARCH:
+        raise ValueError(f"{path} is of the network {content['arch']!r}; this program has {ARCH}")
+    if sorted(content["classes"]) != sorted(CLASSES):
+        strange = sorted(set(content["classes"]) ^ set(CLASSES)) or content["classes"]
         raise ValueError(
-            f"{path} has classes {listed(checkpoint['classes'], most=20)}; expected are, in this "
-            f"order, {listed(CLASSES, most=20)}"
+            f"{path} has other classes than this program's 15; they differ in "
+            f"{listed(strange, most=20)}"
         )
-    _check_finite(path, checkpoint["model"])
-    return checkpoint
+    pth.check_finite(path, "weights", content["model"])
+    for number, moments in content["optimizer"]["state"].items():
+        pth.check_finite(path, f"moments of parameter {number},", moments)
+    return content
 
 
-def load_plain(path: Path) -> Any:
-    """Whatever tensors and plain values a .pth holds, without running any code of it.
+def opened(name: str | None, folder: Path, test: bool) -> tuple[Path, dict[str, Any], list[str]]:
+    """The checkpoint to go on from or to test, its classes in our order.
+
+    Args:
+        name: as typed; None takes the newest in the folder that can be read.
+        folder: where names are looked up.
+        test: weights of other programs may be opened too.
+
+    Returns:
+        Its path, what it holds, and what a user should know of it.
 
     Raises:
-        ValueError: not a .pth in zip form, damaged, or with more than tensors and plain values.
+        FileNotFoundError, ValueError: see find and load; weights that are not this network's.
     """
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} is not there")
-    if not zipfile.is_zipfile(path):
-        raise ValueError(f"{path} is no .pth in zip form, or only the beginning of one")
-    with zipfile.ZipFile(path) as archive:
-        damaged = archive.testzip()  # torch.load does not look at the checksums
-    if damaged is not None:
-        raise ValueError(
-            f"{path} is damaged: {damaged} in it has another checksum than when written"
-        )
+    if name is None:
+        path, stored, notes = _newest_readable(folder)
+    else:
+        path, note = find(name, folder)
+        notes = [note] if note else []
+        stored = _of_another_program(path) if test and not is_ours(path) else load(path)
+        if stored["split"] is None:
+            notes += [
+                f"{path} was not written by this program: its {len(CLASSES)} outputs are taken to "
+                f"be, in this order, {listed(CLASSES, most=len(CLASSES))}",
+                "it does not say which pictures it was trained on: scores of those are no test",
+            ]
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, ValueError, KeyError, EOFError, UnpicklingError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(f"{path} cannot be read as tensors and plain values: {reason}") from error
+        check_weights(stored["model"], len(CLASSES))
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    if tuple(stored["classes"]) != CLASSES:
+        _put_in_our_order(stored)
+        notes.append(f"{path} has the classes in another order: its outputs were put in ours")
+    return path, stored, notes
 
 
-def load_body(path: Path) -> dict[str, torch.Tensor]:
-    """ResNet-50 weights of a file: a state dict, bare or from DataParallel, or a checkpoint's."""
-    content = load_plain(path)
-    if isinstance(content, dict) and "format" in content:
-        content = content["model"]
-    if not isinstance(content, dict) or not all(torch.is_tensor(v) for v in content.values()):
-        raise ValueError(
-            f"{path} holds no state dict: names and tensors, as torch.save writes them"
-        )
-    state = {name.removeprefix("module."): value for name, value in content.items()}
-    _check_finite(path, state)
-    return state
+def is_ours(path: Path) -> bool:
+    """Whether a file claims to be a checkpoint of this program."""
+    content = _places(path)
+    return isinstance(content, dict) and "format" in content
 
 
 def run_of(path: Path) -> str | None:
-    """The run_id of a checkpoint; None where there is none. Reads the tensors' places only."""
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except (RuntimeError, ValueError, KeyError, EOFError, UnpicklingError):
-        return None  # not a file of any run of ours
+    """The run_id of a checkpoint; None where there is none."""
+    content = _places(path)
     return content.get("run_id") if isinstance(content, dict) else None
+
+
+def _places(path: Path) -> Any:
+    """The content of a .pth without its numbers, whose places only are read; None where none."""
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except (RuntimeError, ValueError, KeyError, EOFError, UnpicklingError):
+        return None
+
+
+def _of_another_program(path: Path) -> dict[str, Any]:
+    """Weights alone as a checkpoint that can be tested."""
+    state = read_state_dict(path)
+    outputs = state["fc.bias"].shape if "fc.bias" in state else None
+    if outputs is not None and outputs != (len(CLASSES),):
+        raise ValueError(
+            f"{path} has {outputs.numel()} outputs; needed are {len(CLASSES)}, in this order: "
+            f"{listed(CLASSES, most=len(CLASSES))}"
+        )
+    return {
+        "run_id": hashlib.sha256(path.read_bytes()).hexdigest()[:16],
+        "classes": list(CLASSES),
+        "stage": None,
+        "epochs_done": None,
+        "epochs_planned": 0,
+        "pictures_done": 0,
+        "args": {},
+        "split": None,
+        "table": None,
+        "model": state,
+    }
+
+
+def _put_in_our_order(stored: dict[str, Any]) -> None:
+    """Permute the outputs of the head, and their moments, into the order of CLASSES."""
+    rows = torch.tensor([stored["classes"].index(name) for name in CLASSES])
+    for name in ("fc.weight", "fc.bias"):
+        stored["model"][name] = stored["model"][name][rows]
+    state = stored["optimizer"]["state"]
+    for number in sorted(state)[-2:]:  # the head is what every stage trains last
+        for name, moment in state[number].items():
+            if moment.shape[:1] == rows.shape:  # not the count of steps
+                state[number][name] = moment[rows]
+    stored["classes"] = list(CLASSES)
 
 
 def find(name: str, folder: Path) -> tuple[Path, str | None]:
@@ -140,6 +200,8 @@ def find(name: str, folder: Path) -> tuple[Path, str | None]:
     for path in (Path(name), folder / name):
         if path.is_file():
             return path, None
+        if path.exists():
+            raise ValueError(f"{path} is a folder or a device, and no file")
     if Path(name).parent != Path():
         folder = Path(name).parent  # the folder that was named, and no other
     wanted = _NAME.fullmatch(Path(name).name)
@@ -155,22 +217,6 @@ def find(name: str, folder: Path) -> tuple[Path, str | None]:
         f"the checkpoint {name} is not there; in {folder} there is "
         + (there or "no checkpoint at all")
     )
-
-
-def locate(name: str | None, folder: Path) -> tuple[Path, str | None]:
-    """The file that a typed name means, or where a bare --resume goes on; see find and newest.
-
-    Raises:
-        FileNotFoundError: there is none.
-    """
-    if name is not None:
-        return find(name, folder)
-    path = newest(folder)
-    if path is None:
-        raise FileNotFoundError(
-            f"--resume finds no checkpoint in {folder}; leave it out to begin a run"
-        )
-    return path, None
 
 
 def versions() -> dict[str, str]:
@@ -198,11 +244,24 @@ def other_machine(checkpoint: dict[str, Any], precision: str) -> list[str]:
     return [f"another machine than before ({listed(differing)}): exact but for the last bits"]
 
 
-def newest(folder: Path) -> Path | None:
-    """Where a bare --resume goes on: last.pth, else the numbered checkpoint written last."""
-    if (folder / LAST).is_file():
-        return folder / LAST
-    return max(_numbered(folder), key=lambda path: path.stat().st_mtime_ns, default=None)
+def _newest_readable(folder: Path) -> tuple[Path, dict[str, Any], list[str]]:
+    """Where a bare --resume goes on: last.pth, else the numbered checkpoint written last.
+
+    One that is damaged is passed over, and that is said.
+    """
+    numbered = sorted(_numbered(folder), key=lambda path: path.stat().st_mtime_ns, reverse=True)
+    found = [path for path in (folder / LAST, *numbered) if path.exists()]
+    notes: list[str] = []
+    for path in found:
+        try:
+            return path, load(path), notes
+        except ValueError as error:
+            notes.append(f"passed over: {error}")
+    if notes:
+        raise ValueError("\n".join([f"no checkpoint in {folder} can be gone on from", *notes]))
+    raise FileNotFoundError(
+        f"--resume finds no checkpoint in {folder}; leave it out to begin a run"
+    )
 
 
 def _numbered(folder: Path) -> list[Path]:
@@ -217,9 +276,3 @@ def _descends(path: Path, wanted: re.Match[str]) -> bool:
         record["stage"] == int(wanted[1]) and lr_digits(record["lr"]) == wanted[2]
         for record in load(path)["history"]
     )
-
-
-def _check_finite(path: Path, state: dict[str, torch.Tensor]) -> None:
-    for name, value in state.items():
-        if value.is_floating_point() and not torch.isfinite(value).all():
-            raise ValueError(f"{path}: the weights {name} are not all finite")

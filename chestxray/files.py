@@ -1,15 +1,23 @@
 """Files that are whole or not there, and the lock on a folder."""
 
+import errno
 import os
+import platform
+import re
 import secrets
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
 import filelock
+import psutil
+
+# The name of a file that is being written: by which process of which machine.
+_MACHINE = re.sub(r"\W", "-", platform.node())
+_TEMPORARY = re.compile(r"\..+\.([\w-]*)\.(\d+)\.[0-9a-f]{8}\.tmp")
 
 
 @contextmanager
@@ -22,12 +30,15 @@ def whole_file(path: Path, mode: str = "w") -> Iterator[IO]:
     Args:
         path: the final name; its folder is made when missing.
         mode: "w" (UTF-8, line ends as written) or "wb".
+
+    Raises:
+        OSError: it cannot be written; what bore the name before is as it was.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = _temporary(path)
     binary = "b" in mode
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with open(
             temporary,
             mode,
@@ -38,42 +49,79 @@ def whole_file(path: Path, mode: str = "w") -> Iterator[IO]:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
+        _sync_folder(path.parent)
+    except (OSError, RuntimeError) as error:
+        # torch.save turns a full disk into a RuntimeError, in whose context the reason is.
+        reason = error if isinstance(error, OSError) else error.__context__
+        if not isinstance(reason, OSError):
+            raise
+        raise OSError(_unwritten(path, temporary, reason)) from error
     finally:
-        temporary.unlink(missing_ok=True)
-    _sync_folder(path.parent)
+        with suppress(FileNotFoundError, NotADirectoryError):
+            temporary.unlink()
 
 
 def link_or_copy(source: Path, target: Path) -> None:
     """Give a finished file a second name, replacing what bore it: a hard link, else a copy."""
     temporary = _temporary(target)
     try:
-        try:
-            os.link(source, temporary)
-        except OSError:  # a file system without hard links
-            with open(source, "rb") as original, open(temporary, "wb") as copy:
-                shutil.copyfileobj(original, copy, 1 << 20)
-                copy.flush()
-                os.fsync(copy.fileno())
+        os.link(source, temporary)
+    except OSError:  # a file system without hard links
+        with open(source, "rb") as original, whole_file(target, "wb") as copy:
+            shutil.copyfileobj(original, copy, 1 << 20)
+        return
+    try:
         os.replace(temporary, target)
+        _sync_folder(target.parent)
+    except OSError as error:
+        raise OSError(_unwritten(target, temporary, error)) from error
     finally:
         temporary.unlink(missing_ok=True)  # also after replacing a link of the same file by itself
-    _sync_folder(target.parent)
+
+
+def check_room(folder: Path, needed: int) -> None:
+    """Write a byte into a folder, and compare the free bytes of its disk with those needed.
+
+    Raises:
+        OSError: it cannot be written (permission bits do not tell: root ignores them), or is full.
+    """
+    probe = folder / ".probe"
+    with whole_file(probe) as file:
+        file.write("x")
+    probe.unlink()
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise OSError(
+            f"{folder} needs {needed / 1e6:,.0f} MB and its disk has {free / 1e6:,.0f} MB free; "
+            "make room, or name another folder"
+        )
+
+
+def sweep(folder: Path) -> None:
+    """Remove what writers on this machine left unfinished in a folder and that are dead."""
+    for path in folder.glob(".*.tmp"):
+        found = _TEMPORARY.fullmatch(path.name)
+        if found and found[1] == _MACHINE and not psutil.pid_exists(int(found[2])):
+            path.unlink(missing_ok=True)
 
 
 @contextmanager
 def folder_lock(folder: Path) -> Iterator[None]:
     """Hold a folder for this process; the kernel frees it when the process dies, however it dies.
 
+    What dead processes left unfinished there is removed.
+
     Args:
         folder: made when missing.
 
     Raises:
         BlockingIOError: another process holds it; the message says which and since when.
+        OSError: it cannot be written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     holder = folder / ".holder"
     lock = filelock.FileLock(folder / ".lock", timeout=0)
     try:
+        folder.mkdir(parents=True, exist_ok=True)
         lock.acquire()
     except filelock.Timeout:
         try:
@@ -83,7 +131,12 @@ def folder_lock(folder: Path) -> Iterator[None]:
         raise BlockingIOError(
             f"{folder} is in use by {who}; wait for it, or name another folder"
         ) from None
+    except OSError as error:
+        raise OSError(
+            f"the folder {folder} cannot be written ({error.strerror or error}); name another"
+        ) from error
     try:
+        sweep(folder)
         since = time.strftime("%Y-%m-%d %H:%M:%S")
         with whole_file(holder) as file:
             file.write(f"process {os.getpid()} since {since}")
@@ -95,7 +148,20 @@ def folder_lock(folder: Path) -> Iterator[None]:
 
 def _temporary(path: Path) -> Path:
     """A name of this process alone, in the same folder: a rename works within one file system."""
-    return path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
+    own = f"{_MACHINE}.{os.getpid()}.{secrets.token_hex(4)}"
+    return path.with_name(f".{path.name}.{own}.tmp")
+
+
+def _unwritten(path: Path, temporary: Path, error: OSError) -> str:
+    """What went wrong in writing a file, for people."""
+    text = f"{path} cannot be written ({error.strerror or error}), and what was there stays"
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) and temporary.exists():
+        free = shutil.disk_usage(path.parent).free
+        text += (
+            f"; it needs more than {temporary.stat().st_size / 1e6:,.1f} MB, and its disk has "
+            f"{free / 1e6:,.1f} MB free beside these"
+        )
+    return text
 
 
 def _sync_folder(folder: Path) -> None:

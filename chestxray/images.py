@@ -11,6 +11,7 @@ import hashlib
 import multiprocessing
 import os
 import shutil
+import stat
 import struct
 import sys
 import threading
@@ -75,6 +76,8 @@ def read_picture(path: str | Path, size: int) -> np.ndarray:
         ValueError: no such picture, broken, or above 64 million pixels as a square.
     """
     try:
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            raise ValueError("a folder or a device, and no file")  # a pipe would be waited for
         with warnings.catch_warnings():
             # The limit below is lower than the one that Pillow warns of.
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
@@ -208,7 +211,7 @@ def _stand_in_line(
 
 def cache_file(folder: Path, size: int, source: Path) -> Path:
     """Where the decoded pictures of a data folder lie; their keys lie beside it, in .index."""
-    digest = hashlib.sha256(str(source.resolve()).encode()).hexdigest()[:8]
+    digest = hashlib.sha256(os.fsencode(source.resolve())).hexdigest()[:8]
     return folder / f"pictures-{size}-v{DECODER_VERSION}-{digest}.u8"
 
 
@@ -380,7 +383,8 @@ def main(argv: list[str] | None = None) -> int:
 
     def work(stop: StopRequest) -> int:
         found = read_entries(args.folder)
-        print(*found.notes, sep="\n")
+        for note in found.notes:
+            print(note)
         paths = found.rows["path"].tolist()
         pictures = load_pictures(
             paths, args.size, args.folder, args.cache_dir, args.workers, stop.check

@@ -4,6 +4,7 @@ import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
+from multiprocessing import resource_tracker
 from types import FrameType
 
 SIGNALS = tuple(
@@ -38,6 +39,7 @@ class StopRequest:
 def listen() -> Iterator[StopRequest]:
     """Turn the first INT, TERM or HUP in the block into a request; a second INT ends at once."""
     request = StopRequest()
+    _start_tracker()
 
     def handle(signum: int, frame: FrameType | None) -> None:
         if request and signum == signal.SIGINT:
@@ -55,6 +57,18 @@ def listen() -> Iterator[StopRequest]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _start_tracker() -> None:
+    """Start the process in which multiprocessing notes its semaphores, deaf to HUP.
+
+    It is deaf to INT and TERM by itself. Libraries start it when they are imported, and a HUP to
+    the whole group would end it, with a warning and a traceback.
+    """
+    if hasattr(signal, "SIGHUP"):
+        before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        resource_tracker.ensure_running()
+        signal.signal(signal.SIGHUP, before)
 
 
 def leave_signals_to_parent() -> None:

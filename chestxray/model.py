@@ -180,7 +180,17 @@ def load_weights(model: nn.Module, state: Mapping[str, torch.Tensor]) -> None:
     Raises:
         ValueError: keys or shapes that do not fit, the first of them named.
     """
-    ours = model.state_dict()
+    _check_fit(model.state_dict(), state)
+    model.load_state_dict(state)
+
+
+def check_weights(state: Mapping[str, torch.Tensor], num_classes: int) -> None:
+    """Raise ValueError where a state dict is not this network's, before one is built."""
+    with torch.device("meta"):
+        _check_fit(ChestResNet(num_classes).state_dict(), state)
+
+
+def _check_fit(ours: Mapping[str, torch.Tensor], state: Mapping[str, torch.Tensor]) -> None:
     missing, extra = sorted(ours.keys() - state.keys()), sorted(state.keys() - ours.keys())
     shapes = [
         f"{name} is {tuple(state[name].shape)}, not {tuple(value.shape)}"
@@ -190,7 +200,6 @@ def load_weights(model: nn.Module, state: Mapping[str, torch.Tensor]) -> None:
     for what, names in (("misses", missing), ("has besides", extra), ("differs:", shapes)):
         if names:
             raise ValueError(f"weights do not fit {ARCH}: it {what} {names[0]} (of {len(names)})")
-    model.load_state_dict(state)
 
 
 def trainable_parts(stage: int, from_scratch: bool) -> tuple[str, ...]:

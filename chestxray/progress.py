@@ -18,7 +18,7 @@ class Progress:
         self._next_line = self._began + SECONDS_BETWEEN_LINES
         self._bar = (
             tqdm(desc=title, total=total, initial=done, unit="picture", leave=False, smoothing=0.1)
-            if sys.stderr.isatty()
+            if sys.stderr is not None and sys.stderr.isatty()  # None: closed by who started us
             else None
         )
 

@@ -150,13 +150,24 @@ def continue_run(checkpoint: dict[str, Any], options: dict[str, Any], more: bool
     return run
 
 
-def restore_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any], lr: float) -> None:
-    """Go on with the moments of a checkpoint, at the learning rate of the run to come."""
-    groups = [
-        {**stored, "lr": lr, "fused": own["fused"]}  # which kernel is no matter of the file
-        for stored, own in zip(state["param_groups"], optimizer.param_groups, strict=True)
-    ]
-    optimizer.load_state_dict({**state, "param_groups": groups})
+def restore_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Go on with the moments of a checkpoint; all else of the optimizer is this run's.
+
+    Raises:
+        ValueError: they are not those of the parameters that this stage trains.
+    """
+    (group,) = optimizer.param_groups
+    moments = state["state"]
+    if sorted(moments) != list(range(len(group["params"]))) or any(
+        moments[number].keys() != {"step", "exp_avg", "exp_avg_sq"}
+        or any(moments[number][name].shape != parameter.shape for name in ("exp_avg", "exp_avg_sq"))
+        for number, parameter in enumerate(group["params"])
+    ):
+        raise ValueError(
+            "the checkpoint's moments of Adam are not those of the parameters that its stage trains"
+        )
+    own = {**group, "params": list(range(len(moments)))}
+    optimizer.load_state_dict({"state": moments, "param_groups": [own]})
 
 
 def claim(folder: Path, run: Run) -> None:
@@ -185,6 +196,13 @@ def claim(folder: Path, run: Run) -> None:
             f"{listed(others)} in {folder} would be replaced and belong to another run; "
             "--output-dir DIR names another folder, --overwrite replaces them"
         )
+
+
+def checkpoint_bytes(model: nn.Module) -> int:
+    """What a checkpoint of a model takes: its weights, and two moments of those that train."""
+    weights = [*model.parameters(), *model.buffers()]
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    return sum(tensor.nbytes for tensor in [*weights, *trained, *trained])
 
 
 class RunFolder:

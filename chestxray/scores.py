@@ -17,7 +17,10 @@ import numpy as np
 import pandas as pd
 
 from chestxray.files import whole_file
+from chestxray.tables import harmless
 from chestxray.wording import listed
+
+ROW_BYTES = 600  # of a row for 15 classes, at most
 
 
 @dataclass
@@ -169,8 +172,16 @@ def read_scores(path: Path, labels: bool = True) -> Scores:
         twice = frame["image"][frame["image"].duplicated()].unique()
         raise ValueError(f"{path}: pictures twice: {listed(twice)}")
     for name in ("image", "patient", "split"):
-        if name in frame and (frame[name] == "").any():
+        if name not in frame:
+            continue
+        if (frame[name] == "").any():
             raise ValueError(f"{path}: {int((frame[name] == '').sum())} rows without {name}")
+        strange = frame[name][~harmless(frame[name])]
+        if len(strange):  # they would go on into sets.csv
+            raise ValueError(
+                f"{path}: {name} with a control character, or beginning as a formula with - = + "
+                f"or @: {listed(map(repr, strange))}"
+            )
     frame = frame.sort_values("image", kind="stable")
 
     labelled = f"y_{classes[0]}" in frame
@@ -203,6 +214,12 @@ def _classes(path: Path, header: list[str], labels: bool) -> tuple[str, ...]:
         raise ValueError(
             f"{path} is no scores CSV: it needs columns image, y_<class> and p_<class> and has "
             f"{listed(header)}"
+        )
+    strange = [name for name in named["p_"] if not harmless(pd.Series([name])).item()]
+    if strange or "" in named["p_"]:
+        raise ValueError(
+            f"{path}: a class without a name, with a control character, or that begins as a "
+            f"formula with - = + or @: {listed(map(repr, strange or ['']))}"
         )
     for prefix in ("y_", "z_"):
         if named[prefix] != named["p_"] and (named[prefix] or (prefix == "y_" and labels)):

@@ -201,10 +201,15 @@ def _lines(mask: pd.Series) -> list[int]:
     return (mask.index[mask] + 2).tolist()
 
 
+def harmless(texts: pd.Series) -> pd.Series:
+    """Which texts neither a terminal nor a spreadsheet runs: no control character, no formula."""
+    return texts.map(str.isprintable).astype(bool) & ~texts.str.startswith(tuple("-=+@"))
+
+
 def _check_names(path: Path, names: pd.Series) -> None:
     # A name is later looked for below the data folder, kept in files of one name a line, and
-    # written into a CSV that a spreadsheet may open: no path, no control character, no formula.
-    good = names.str.fullmatch(r"[^-=+@/\\][^/\\]*") & names.map(str.isprintable).astype(bool)
+    # written into a CSV: no path of any system, nothing that is run.
+    good = harmless(names) & names.str.fullmatch(r"(?![A-Za-z]:)[^/\\]+")
     if not good.all():
         faults = [
             f"line {line}: {name!r}" for line, name in zip(_lines(~good), names[~good], strict=True)
@@ -248,7 +253,13 @@ def _patients(path: Path, text: pd.DataFrame) -> pd.Series:
         patients = patients.where(patients != "", from_name)
     else:
         patients = from_name
-    unknown = (patients == "") | ~patients.map(str.isprintable).astype(bool)
+    strange = ~harmless(patients)
+    if strange.any():
+        raise ValueError(
+            f"{path}: {counted(int(strange.sum()), 'patient key')} with a control character, or "
+            f"beginning as a formula with - = + or @: lines {listed(_lines(strange))}"
+        )
+    unknown = patients == ""
     if unknown.any():
         raise ValueError(
             f"{path}: {counted(int(unknown.sum()), 'row')} without a patient (lines "

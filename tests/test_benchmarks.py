@@ -38,3 +38,12 @@ def test_the_stages_are_timed_with_their_maps_kept(tmp_path: Path) -> None:
     assert list(stages) == ["1", "2", "3", "4"]
     assert all("is kept" in stages[number]["kept"] for number in "234")
     assert stages["4"]["times_stage_1"] > 1
+
+
+@pytest.mark.slow
+def test_what_keeping_an_epoch_costs_is_a_share_of_the_epoch(tmp_path: Path) -> None:
+    words = ("--pictures", "32", "--rounds", "3")
+    content = written(tmp_path, "benchmarks.saving", *words)
+    shares = [s / e for s, e in zip(content["saves"], content["epochs"], strict=True)]
+    assert content["share"] == pytest.approx(sorted(shares)[1])
+    assert 0 < content["share"] < 1

@@ -1,12 +1,14 @@
 """Files that are whole or not there, second names, and the lock on a folder."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 from conftest import ROOT
 
 from chestxray.files import folder_lock, link_or_copy, whole_file
@@ -118,6 +120,46 @@ def test_a_finished_file_gets_a_second_name(
     with whole_file(source) as file:
         file.write("next epoch")
     assert target.read_bytes() == bytes(range(256))
+
+
+def test_what_a_killed_writer_left_is_swept_by_the_next_who_holds_the_folder(
+    tmp_path: Path,
+) -> None:
+    program = """
+import os, signal, sys
+from pathlib import Path
+from chestxray.files import whole_file
+with whole_file(Path(sys.argv[1])) as file:
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+    subprocess.run([sys.executable, "-c", program, str(tmp_path / "file.txt")], cwd=ROOT)
+    (left,) = tmp_path.glob(".file.txt.*.tmp")
+    elsewhere = tmp_path / re.sub(r"\.txt\..*?\.", ".txt.another-machine.", left.name)
+    elsewhere.touch()
+    (tmp_path / ".mine.tmp").touch()
+    with whole_file(tmp_path / "mine.txt"):  # one that is being written
+        with folder_lock(tmp_path):
+            assert not left.exists()
+            assert elsewhere.exists() and (tmp_path / ".mine.tmp").exists()
+            assert len(list(tmp_path.glob(".mine.txt.*.tmp"))) == 1
+    assert (tmp_path / "mine.txt").exists()
+
+
+def test_a_full_disk_is_said_with_what_is_needed_and_what_is_free(small_disk: Path) -> None:
+    path = small_disk / "file.bin"
+    with whole_file(path, "wb") as file:
+        file.write(bytes(20_000))
+    for write in (lambda f: f.write(bytes(80_000)), lambda f: torch.save(torch.ones(50_000), f)):
+        with pytest.raises(OSError, match="cannot be written .No space left on device., and what"):
+            with whole_file(path, "wb") as file:
+                write(file)
+        assert path.read_bytes() == bytes(20_000)
+        assert names(small_disk) == {"file.bin"}
+
+
+def test_a_fault_that_is_none_of_writing_stays_what_it_is(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="^a slip$"), whole_file(tmp_path / "file.txt"):
+        raise RuntimeError("a slip")
 
 
 def test_a_file_that_is_not_there_gets_no_second_name(tmp_path: Path) -> None:

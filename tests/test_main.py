@@ -425,32 +425,6 @@ def test_a_run_that_overwrites_another_can_be_gone_on_with(
     shutil.rmtree("checkpoints")
 
 
-def test_a_hangup_of_the_terminal_leaves_with_its_exit_code(
-    chest: Chest, drawn: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    plain_advance = progress.Progress.advance
-
-    def hang_up(self: progress.Progress, pictures: int, loss: float | None = None) -> None:
-        plain_advance(self, pictures, loss)
-        if loss is not None:
-            os.kill(os.getpid(), signal.SIGHUP)
-            monkeypatch.setattr(sys, "stdout", DeadTerminal())
-            monkeypatch.setattr(sys, "stderr", DeadTerminal())
-
-    class DeadTerminal:
-        def write(self, text: str) -> int:
-            raise OSError(5, "Input/output error")
-
-        def flush(self) -> None:
-            raise OSError(5, "Input/output error")
-
-    monkeypatch.setattr(progress.Progress, "advance", hang_up)
-    monkeypatch.setattr(progress.Progress, "__exit__", lambda *_: None)
-    assert chest("--data_path", drawn, *SMALL, "--no-cache") == 129
-    assert checkpoint.load(Path("checkpoints/last.pth"))["pictures_done"] == 16
-    shutil.rmtree("checkpoints")
-
-
 def test_a_test_of_another_folder_leaves_out_patients_that_the_run_has_seen(
     chest: Chest, drawn: Path, two_epochs: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -485,6 +459,20 @@ def test_scores_of_something_else_are_not_replaced_unasked(
     assert len(read_scores(Path("mine.csv")).images) == 60
     assert chest(*words, "--split", "all") == 0  # its own file by now
     assert chest(*words, "--split", "val") == 1
+
+
+def test_scores_that_cannot_be_written_are_said_before_a_picture_is_decoded(
+    chest: Chest,
+    two_epochs: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    Path("file").touch()
+    monkeypatch.setattr("chestxray.images.load_pictures", lambda *_, **__: pytest.fail("decoded"))
+    words = ("--test", "--ckpt", two_epochs / "last.pth", "--no-cache")
+    assert chest(*words, "--scores", "file/s.csv") == 1
+    said = capsys.readouterr().err
+    assert "file/.probe cannot be written" in said and one_or_two_lines(said)
 
 
 def test_broken_pictures_stop_the_run_all_named_or_are_left_out(

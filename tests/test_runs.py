@@ -1,17 +1,29 @@
 """How a checkpoint is continued, whose files are whose, and what an epoch leaves behind."""
 
+import errno
+import itertools
 import json
+import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from PIL import Image
+from test_checkpoint import made
 
-from chestxray import checkpoint, runs
-from chestxray.labels import CLASSES
+from chestxray import checkpoint, files, runs
 
 STORED = {"stage": 1, "bs": 32, "lr": 1e-4, "epochs": 4, "size": 224, "seed": 0, "split_seed": 0}
 STORED |= {"weights": "none", "data_path": "data", "max_per_class": 10000}
+
+# What every checkpoint of a run says besides where it stands and its weights.
+FIXED = {
+    name: value
+    for name, value in made().items()
+    if name not in (*vars(runs.new_run(1e-4, 1)), "model", "optimizer")
+}
 
 
 def held(**changes: Any) -> dict[str, Any]:
@@ -102,7 +114,7 @@ class Workshop:
     def __init__(self, folder: Path) -> None:
         self.model = torch.nn.Linear(1, 1)
         self.optimizer = torch.optim.Adam(self.model.parameters())
-        self.folder = runs.RunFolder(folder, {"format": 1, "classes": list(CLASSES)})
+        self.folder = runs.RunFolder(folder, FIXED)
 
     def epoch(self, state: runs.Run, auc: float | None) -> str:
         state.loss_sum = 8.0
@@ -224,7 +236,96 @@ def test_the_optimizer_goes_on_with_its_moments_at_the_new_rate() -> None:
     model(torch.ones(1, 2)).sum().backward()
     old.step()
     new = torch.optim.Adam(model.parameters(), lr=1e-4)
-    runs.restore_optimizer(new, old.state_dict(), 1e-4)
+    runs.restore_optimizer(new, old.state_dict())
     assert new.param_groups[0]["lr"] == 1e-4
     for parameter in model.parameters():
         assert torch.equal(new.state[parameter]["exp_avg"], old.state[parameter]["exp_avg"])
+
+
+class Injury:
+    """Lets the N-th call of what writes fail, whichever of them that is."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+        self.left, self.failed = number, ""
+        for name in ("fsync", "replace", "link"):
+            monkeypatch.setattr(os, name, self.failing(name, getattr(os, name)))
+
+        def opened(path: Any, mode: str = "r", **words: Any) -> Any:
+            file = open(path, mode, **words)
+            return _Failing(file, self) if mode[0] == "w" else file
+
+        monkeypatch.setattr(files, "open", opened, raising=False)
+
+    def failing(self, name: str, plain: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*words: Any) -> Any:
+            self.left -= 1
+            if self.left == 0:
+                self.failed = name
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
+            return plain(*words)
+
+        return call
+
+
+class _Failing:
+    def __init__(self, file: Any, injury: Injury) -> None:
+        self.file = file
+        self.write = injury.failing("write", file.write)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.file, name)
+
+    def __enter__(self) -> "_Failing":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.file.close()
+
+
+def test_whichever_write_fails_the_files_are_whole_and_the_next_try_makes_all_of_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = torch.nn.Linear(3, 2)
+    optimizer = torch.optim.Adam(model.parameters())
+    folder = runs.RunFolder(tmp_path, {"format": 1})
+
+    def epoch(run: runs.Run) -> runs.Run:
+        run.loss_sum = 1.0
+        run.finish_epoch(2, {"val_loss": 0.5, "val_auc": 0.5, "val_classes": 14})
+        return run
+
+    def held(name: str) -> int:
+        return int(torch.load(tmp_path / name, weights_only=True)["epochs_done"])
+
+    run = epoch(runs.Run("r", stage=1, lr=1e-4, epochs_done=0, epochs_planned=2))
+    folder.save_epoch(run, model, optimizer)
+    epoch(run)
+    failed = []
+    for number in itertools.count(1):
+        with monkeypatch.context() as patch:
+            injury = Injury(patch, number)
+            try:
+                folder.save_epoch(run, model, optimizer)
+            except OSError as error:
+                assert "cannot be written (Input/output error)" in str(error)
+        if not injury.failed:
+            break
+        failed.append(injury.failed)
+        assert held("last.pth") in (1, 2) and held("best.pth") in (1, 2)
+        assert held("stage1_0001_01.pth") == 1
+        records = runs.read_log(tmp_path / "log.jsonl")
+        assert [record["epoch"] for record in records] in ([1], [1, 2])
+        assert not list(tmp_path.glob(".*.tmp"))
+        with Image.open(tmp_path / "curves.png") as picture:
+            picture.load()
+    assert {"write", "fsync", "replace", "link"} == set(failed) and len(failed) > 15
+    assert [held(n) for n in ("last.pth", "best.pth", "stage1_0001_02.pth")] == [2, 2, 2]
+
+
+def test_last_and_best_cost_no_second_write(tmp_path: Path) -> None:
+    model = torch.nn.Linear(3, 2)
+    run = runs.Run("r", stage=1, lr=1e-4, epochs_done=0, epochs_planned=1, loss_sum=1.0)
+    run.finish_epoch(2, {"val_loss": 0.5, "val_auc": 0.5, "val_classes": 14})
+    runs.RunFolder(tmp_path, {}).save_epoch(run, model, torch.optim.Adam(model.parameters()))
+    places = {(tmp_path / n).stat().st_ino for n in ("last.pth", "best.pth", "stage1_0001_01.pth")}
+    assert len(places) == 1

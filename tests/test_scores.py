@@ -159,3 +159,26 @@ def test_only_scores_of_the_same_checkpoint_and_split_are_replaced_unasked(tmp_p
     path.unlink()
     with pytest.raises(FileExistsError, match="s_metrics.json"):
         claim(path, mine | {"run_id": "another"})
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "message"),
+    [
+        ("00000007_000.png", "=1+1", r"image with a control.*'=1\+1'"),
+        ("00000007_000.png", "@sum", "image with a control"),
+        (",00000007,", ',"a\tb",', r"patient with a control character.*'a\\tb'"),
+        (",00000007,", ",-7,", "patient with a control"),
+        ("_Mass", "_=cmd", "that begins as a formula.*'=cmd'"),
+        ("_Mass", "_", "a class without a name"),
+    ],
+)
+def test_what_a_spreadsheet_would_run_is_refused(
+    tmp_path: Path, before: str, after: str, message: str
+) -> None:
+    """Names, patients and classes of other programs' scores go on into sets.csv."""
+    write_scores(tmp_path / "s.csv", made())
+    text = (tmp_path / "s.csv").read_text()
+    assert before in text
+    (tmp_path / "s.csv").write_text(text.replace(before, after))
+    with pytest.raises(ValueError, match=message):
+        read_scores(tmp_path / "s.csv")

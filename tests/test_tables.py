@@ -264,6 +264,8 @@ def test_spellings_that_were_understood_are_said_once(tmp_path):
         "+1.png",
         "@a.png",
         "-rf.png",
+        "C:00000001_000.png",
+        "00000001\0_000.png",
         '"00000001\n_000.png"',
         "",
     ],
@@ -280,6 +282,13 @@ def test_a_row_repeated_with_equal_labels_is_read_once_and_counted(tmp_path):
     assert labels_of(table) == {"a_1.png": "Edema|Mass", "a_2.png": "Mass"}
     (note,) = table.notes
     assert "1 row repeated" in note
+
+
+@pytest.mark.parametrize("patient", ["=1+1", "+1", "-1", "@a", '"1\t2"'])
+def test_patients_that_a_spreadsheet_would_run_are_refused(tmp_path, patient):
+    path = write(tmp_path, f"{HEADER}{ROW}00000002_000.png,Mass,{patient},58\n")
+    with pytest.raises(ValueError, match="1 patient key with a control character.*lines 3"):
+        read_table(path)
 
 
 def test_a_row_repeated_with_other_labels_stops_and_names_both_lines(tmp_path):

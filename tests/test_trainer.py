@@ -107,6 +107,15 @@ def test_a_run_trains_records_and_saves_every_epoch(straight: Bench) -> None:
     assert straight.run.history[0]["train_loss"] > straight.run.history[2]["train_loss"]
 
 
+def assert_same(first: Bench, second: Bench) -> None:
+    for name, value in second.model.state_dict().items():
+        assert torch.equal(value, first.model.state_dict()[name]), name
+    for key, moments in second.optimizer.state_dict()["state"].items():
+        for name, value in moments.items():
+            assert torch.equal(value, first.optimizer.state_dict()["state"][key][name])
+    assert figures(first.run) == figures(second.run)
+
+
 @pytest.mark.parametrize("stop_at", range(2, 22))
 def test_a_run_stopped_anywhere_goes_on_to_the_same_bits(straight: Bench, stop_at: int) -> None:
     bench = Bench()
@@ -116,14 +125,26 @@ def test_a_run_stopped_anywhere_goes_on_to_the_same_bits(straight: Bench, stop_a
         bench.train(stop_at)
     if bench.kept is None:  # between epochs: the finished epoch's own checkpoint is where to go on
         bench.keep()
-    other = bench.gone_on()
-    other.train()
-    for name, value in straight.model.state_dict().items():
-        assert torch.equal(value, other.model.state_dict()[name]), name
-    for key, moments in straight.optimizer.state_dict()["state"].items():
-        for name, value in moments.items():
-            assert torch.equal(value, other.optimizer.state_dict()["state"][key][name])
-    assert figures(other.run) == figures(straight.run)
+    for _ in range(2):  # one file can be gone on from twice
+        other = bench.gone_on()
+        other.train()
+        assert_same(other, straight)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_run_stopped_again_and_again_ends_at_the_same_bits(straight: Bench, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    bench, stops = Bench(), 0
+    while bench.run.epochs_done < 3:
+        try:
+            bench.train(stop_at=int(rng.integers(2, 6)))
+        except Stopped:
+            stops += 1
+            if bench.kept is None:
+                bench.keep()
+            bench = bench.gone_on()
+    assert stops >= 4
+    assert_same(bench, straight)
 
 
 def test_a_stop_before_the_first_batch_keeps_nothing() -> None:

@@ -304,6 +304,8 @@ def steps(
         args.precision == "auto" and machine.computes_in_bf16(device)
     )
     precision = "bf16" if bf16 else "fp32"
+    if not bf16:
+        machine.compute_fp32_in_full()
     say(f"{device.type}, {precision}, {torch.get_num_threads()} CPU threads")
     if args.resume:
         say(*checkpoint.other_machine(stored, precision))

@@ -69,7 +69,7 @@ def start(folder: Path) -> dict[str, float]:
     pixels.with_suffix(".index").write_text(keys, encoding="utf-8")
     with open(pixels, "wb") as file:
         os.truncate(file.fileno(), len(names) * 224**2)
-    words = ("--cache-dir", cache, "--output-dir", out, "--save-minutes", 0, "--bs", 2)
+    words = ("--cache-dir", cache, "--output-dir", out, "--save-minutes", 0)
     began = time.perf_counter()
     with open(folder / "log", "wb") as log:
         process = subprocess.Popen(command(data, *words), stdout=log, stderr=log)

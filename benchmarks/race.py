@@ -6,6 +6,7 @@ ratios are taken within a round, and their median is given.
 
 import argparse
 import json
+import math
 import multiprocessing
 import platform
 import resource
@@ -23,6 +24,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from chestxray.arguments import number
 from chestxray.entries import read_entries
 from chestxray.labels import CLASSES
 from chestxray.phantom import draw_dataset
@@ -47,8 +49,10 @@ def arguments(doc: str | None, pictures: int) -> argparse.Namespace:
     """The command line of a race."""
     parser = argparse.ArgumentParser(description=(doc or "").partition("\n")[0])
     parser.add_argument("--data_path", type=Path, help="instead of drawn 1024 px pictures")
-    parser.add_argument("--pictures", type=int, default=pictures, metavar="N", help="a lap")
-    parser.add_argument("--rounds", type=int, default=5, metavar="N")
+    batches = number(int, BATCH, math.inf, f"a whole number, at least a batch of {BATCH}")
+    rounds = number(int, 1, math.inf, "a whole number, at least 1")
+    parser.add_argument("--pictures", type=batches, default=pictures, metavar="N", help="a lap")
+    parser.add_argument("--rounds", type=rounds, default=5, metavar="N")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures there")
     return parser.parse_args()
 
@@ -65,24 +69,33 @@ def race(
         rows = read_entries(source).rows.head(args.pictures)
         track = Track(rows["path"].tolist(), rows[list(CLASSES)].to_numpy(), source, scratch)
         context = multiprocessing.get_context("spawn")
-        lanes = {}
-        for label, prepare in contestants.items():
-            ours, theirs = context.Pipe()
-            context.Process(target=_lane, args=(prepare, track, theirs)).start()
-            theirs.close()  # so that a contestant that dies ends the race
-            lanes[label] = ours
-            ours.recv()  # prepared, and warmed up by one lap
-        speeds: dict[str, list[float]] = {label: [] for label in lanes}
-        for number in range(args.rounds):
-            for label, lane in lanes.items():
-                lane.send("go")
-                speeds[label].append(lane.recv())
-            shown = "  ".join(f"{label} {values[-1]:.1f}" for label, values in speeds.items())
-            print(f"round {number + 1}: {shown}", file=sys.stderr, flush=True)
-        found = {}
+        lanes, processes = {}, []
+        try:
+            for label, prepare in contestants.items():
+                ours, theirs = context.Pipe()
+                processes.append(context.Process(target=_lane, args=(prepare, track, theirs)))
+                processes[-1].start()
+                theirs.close()  # so that a contestant that dies ends the race
+                lanes[label] = ours
+                ours.recv()  # prepared, and warmed up by one lap
+            return _raced(lanes, args.rounds)
+        finally:
+            for process in processes:
+                process.terminate()
+
+
+def _raced(lanes: Mapping[str, Connection], rounds: int) -> dict[str, dict[str, Any]]:
+    speeds: dict[str, list[float]] = {label: [] for label in lanes}
+    for round_number in range(rounds):
         for label, lane in lanes.items():
-            lane.send("end")
-            found[label] = {"pictures_per_second": speeds[label], "peak_mebibytes": lane.recv()}
+            lane.send("go")
+            speeds[label].append(lane.recv())
+        shown = "  ".join(f"{label} {values[-1]:.1f}" for label, values in speeds.items())
+        print(f"round {round_number + 1}: {shown}", file=sys.stderr, flush=True)
+    found = {}
+    for label, lane in lanes.items():
+        lane.send("end")
+        found[label] = {"pictures_per_second": speeds[label], "peak_mebibytes": lane.recv()}
     return found
 
 

@@ -62,17 +62,18 @@ class ChestDataset:
     def gather(self, indices: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
         """One batch: images (n, 3, size, size) normalised float32, targets (n, 15) float32."""
         if self._resident is None:
-            grey = self._send(self.pixels[self.slots[indices]])
+            grey = self.send(self.pixels[self.slots[indices]])
         else:
-            grey = self._resident.index_select(0, self._send(indices))
+            grey = self._resident.index_select(0, self.send(indices))
         images = functional.embedding(grey.int(), self._normalised)  # a grey value's three numbers
         return images.permute(0, 3, 1, 2), self.gather_targets(indices)
 
     def gather_targets(self, indices: np.ndarray) -> torch.Tensor:
         """Targets (n, 15) float32 of one batch."""
-        return self._send(self.targets[indices]).float()
+        return self.send(self.targets[indices]).float()
 
-    def _send(self, array: np.ndarray) -> torch.Tensor:
+    def send(self, array: np.ndarray) -> torch.Tensor:
+        """An array as a tensor on the device, which the host does not wait for."""
         tensor = torch.from_numpy(array)
         if self.device.type == "cuda":  # from pinned memory the host need not wait for the copy
             return tensor.pin_memory().to(self.device, non_blocking=True)

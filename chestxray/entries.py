@@ -54,6 +54,8 @@ def read_entries(folder: Path, subset: Path | None = None) -> Entries:
         FileNotFoundError: no folder, table, picture or subset file.
         ValueError: rows, lists or pictures that contradict themselves or each other.
     """
+    if folder.is_file():
+        raise ValueError(f"the data folder {folder} is a file; name the folder that it lies in")
     if not folder.is_dir():
         raise FileNotFoundError(f"the data folder {folder} is not there\n{WAYS_OUT}")
     try:

@@ -38,7 +38,7 @@ class Features:
         if self._kept is None:
             images, targets = self._pictures.gather(indices)
             return self._frozen(images), targets
-        maps = self._kept.index_select(0, torch.from_numpy(indices).to(self.device))
+        maps = self._kept.index_select(0, self._pictures.send(indices))
         return maps.movedim(-1, 1), self._pictures.gather_targets(indices)
 
     def bytes_to_keep(self) -> int:

@@ -106,20 +106,21 @@ def sweep(folder: Path) -> None:
 
 
 @contextmanager
-def folder_lock(folder: Path) -> Iterator[None]:
+def folder_lock(folder: Path, name: str = "") -> Iterator[None]:
     """Hold a folder for this process; the kernel frees it when the process dies, however it dies.
 
     What dead processes left unfinished there is removed.
 
     Args:
         folder: made when missing.
+        name: of the lock, so that a folder may serve two purposes.
 
     Raises:
         BlockingIOError: another process holds it; the message says which and since when.
         OSError: it cannot be written.
     """
-    holder = folder / ".holder"
-    lock = filelock.FileLock(folder / ".lock", timeout=0)
+    holder = folder / f".{name}holder"
+    lock = filelock.FileLock(folder / f".{name}lock", timeout=0)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock.acquire()

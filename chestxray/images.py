@@ -1,13 +1,15 @@
 """Picture files -> one uint8 array (n, size, size), decoded once and kept in the cache folder.
 
 One rule for every picture: grey (colour by the ITU-R 601 weights, alpha dropped, 16 bits divided by
-257), padded with black to a centred square, resized bilinearly with antialiasing.
+257), as stored (EXIF's rotation is not looked at), padded with black to a centred square, resized
+bilinearly with antialiasing.
 
 python -m chestxray.images DIR decodes a data folder ahead of time.
 """
 
 import errno
 import hashlib
+import io
 import multiprocessing
 import os
 import shutil
@@ -29,15 +31,19 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from chestxray import formats
 from chestxray.arguments import Parser, answer, number
 from chestxray.files import folder_lock, whole_file
-from chestxray.interrupt import StopRequest, leave_signals_to_parent
+from chestxray.interrupt import StopRequest, held_back, leave_signals_to_parent
 from chestxray.progress import Progress
 from chestxray.wording import counted, listed
 
 DECODER_VERSION = 1  # part of the cache's name: raise it when read_picture returns other bytes
 MOST_PIXELS = 64_000_000
+_MOST_BYTES = 8 * MOST_PIXELS + 100_000_000  # four channels of 16 bits, and notes beside
 _SECONDS_BETWEEN_SAVES = 60.0
+_BLOCK = 4096  # bytes that a file may take beyond its length
+_WAYS_OUT = "--cache-dir DIR names another, and main.py --no-cache keeps them in memory"
 _SMALL = 32  # pictures: below, starting a process costs more than it saves
 # What Pillow raises on broken files; not all of them are OSErrors.
 _FAULTS = (
@@ -45,6 +51,9 @@ _FAULTS = (
     ValueError,
     SyntaxError,
     EOFError,
+    IndexError,
+    KeyError,
+    TypeError,
     struct.error,
     zlib.error,
     Image.DecompressionBombError,
@@ -75,29 +84,52 @@ def read_picture(path: str | Path, size: int) -> np.ndarray:
     Raises:
         ValueError: no such picture, broken, or above 64 million pixels as a square.
     """
+    content = b""
     try:
-        if not stat.S_ISREG(os.stat(path).st_mode):
-            raise ValueError("a folder or a device, and no file")  # a pipe would be waited for
+        content = _content(path)
         with warnings.catch_warnings():
-            # The limit below is lower than the one that Pillow warns of.
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(path, formats=["PNG", "JPEG"]) as image:
-                if max(image.size) ** 2 > MOST_PIXELS:
-                    raise ValueError(
-                        f"{image.width} x {image.height} is above 64 million pixels, made square"
-                    )
-                image.verify()  # load() does not look at a PNG's checksums
-            with Image.open(path, formats=["PNG", "JPEG"]) as image:
-                image.load()
-                grey = _grey(image)
+            # Of sizes below our limit, and of broken notes beside the pixels.
+            warnings.simplefilter("ignore")
+            grey = _decoded_grey(content)
     except _FAULTS as error:
-        raise ValueError(_reason(path, error)) from error
+        raise ValueError(_reason(content, error)) from error
     side = max(grey.size)
     if grey.width != grey.height:
         square = Image.new("L", (side, side))
         square.paste(grey, ((side - grey.width) // 2, (side - grey.height) // 2))
         grey = square
     return np.asarray(grey.resize((size, size), Image.Resampling.BILINEAR))
+
+
+def _content(path: str | Path) -> bytes:
+    """The bytes of a file, read once: what is checked is what is decoded."""
+    status = os.stat(path)
+    if not stat.S_ISREG(status.st_mode):  # opening a pipe would wait for ever
+        raise ValueError("no file but a folder, pipe or device")
+    if status.st_size > _MOST_BYTES:
+        raise ValueError(f"{status.st_size / 1e9:.1f} GB are more than 64 million pixels take")
+    return Path(path).read_bytes()
+
+
+def _decoded_grey(content: bytes) -> Image.Image:
+    with Image.open(io.BytesIO(content), formats=["PNG", "JPEG"]) as image:
+        if max(image.size) ** 2 > MOST_PIXELS:
+            raise ValueError(
+                f"{image.width} x {image.height} is above 64 million pixels, made square"
+            )
+        image.verify()  # load() does not look at a PNG's checksums
+    with Image.open(io.BytesIO(content), formats=["PNG", "JPEG"]) as image:
+        image.load()
+        grey = _grey(image)
+        interlaced = bool(image.info.get("interlace"))
+    if not formats.is_png(content):
+        formats.check_end(content)
+        return grey
+    formats.check_palette(content)
+    last_row = grey.crop((0, grey.height - 1, grey.width, grey.height))
+    if interlaced or last_row.getbbox() is None:  # black is also what missing rows become
+        formats.check_rows(content)
+    return grey
 
 
 def _grey(image: Image.Image) -> Image.Image:
@@ -109,13 +141,14 @@ def _grey(image: Image.Image) -> Image.Image:
     return image.convert("L")
 
 
-def _reason(path: str | Path, error: Exception) -> str:
+def _reason(content: bytes, error: Exception) -> str:
     if isinstance(error, Image.UnidentifiedImageError):
-        with open(path, "rb") as file:
-            start = file.read(12)
+        start = content[:12]
         return f"not a PNG or JPEG picture (starts with {start!r})" if start else "an empty file"
     if isinstance(error, FileNotFoundError):
         return "not there any more"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror  # without the path, which is said beside
     return str(error) or type(error).__name__
 
 
@@ -194,16 +227,16 @@ def _stand_in_line(
     waiting = False
     while True:
         try:
-            stack.enter_context(folder_lock(folder))
+            stack.enter_context(folder_lock(folder, "cache."))
             return
         except BlockingIOError as busy:
             if not waiting:
                 print(f"waiting: {busy}", file=sys.stderr)
             waiting = True
         except OSError as error:
+            reason = getattr(error.__cause__, "strerror", None) or error
             raise OSError(
-                f"the cache folder {folder} cannot be written ({error.strerror or error}); "
-                "--cache-dir DIR names another, --no-cache uses memory"
+                f"the cache folder {folder} cannot be written ({reason}); {_WAYS_OUT}"
             ) from error
         check()
         time.sleep(seconds)
@@ -252,14 +285,16 @@ class _Cache:
         stored, faults = self.keys(), {}
         handle = os.open(self.data, os.O_RDWR | os.O_CREAT, 0o666)
         try:
-            self._allocate(handle, len(stored), len(keys))
+            self._allocate(handle, stored, keys)
             saved = time.monotonic()
             try:
                 for index, result in results:
                     if isinstance(result, str):
                         faults[index] = result
                         continue
-                    os.pwrite(handle, result.tobytes(), len(stored) * self.size**2)
+                    written = os.pwrite(handle, result.tobytes(), len(stored) * self.size**2)
+                    if written < self.size**2:  # cut short at the end of a disk
+                        raise OSError(f"{self.data} cannot be written any further; {_WAYS_OUT}")
                     stored.append(keys[index])
                     if time.monotonic() - saved > _SECONDS_BETWEEN_SAVES:
                         self._save(handle, stored)
@@ -271,22 +306,24 @@ class _Cache:
             os.close(handle)
         return faults
 
-    def _allocate(self, handle: int, used: int, more: int) -> None:
+    def _allocate(self, handle: int, stored: list[str], more: list[str]) -> None:
         # On a full disk a write into a hole fails late, or as a signal: take the space first.
-        needed = more * self.size**2
+        used, needed = len(stored) * self.size**2, len(more) * self.size**2
+        index = 2 * (_BLOCK + sum(len(os.fsencode(key)) + 1 for key in [*stored, *more]))  # and old
+        os.ftruncate(handle, used)  # what a killed run had taken
         free = shutil.disk_usage(self.data.parent).free
         try:
-            if needed > free:
+            if needed and needed + index > free:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             if needed and hasattr(os, "posix_fallocate"):
-                os.posix_fallocate(handle, used * self.size**2, needed)
+                os.posix_fallocate(handle, used, needed)
         except OSError as error:
-            if error.errno != errno.ENOSPC:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
                 raise
-            os.ftruncate(handle, used * self.size**2)
+            os.ftruncate(handle, used)
             raise OSError(
-                f"the cache folder {self.data.parent} needs {needed / 1e9:.2f} GB and its disk has "
-                f"{free / 1e9:.2f} GB free; --cache-dir DIR names another, --no-cache uses memory"
+                f"the cache folder {self.data.parent} needs {(needed + index) / 1e9:.2f} GB and "
+                f"its disk has {free / 1e9:.2f} GB free ({error.strerror}); {_WAYS_OUT}"
             ) from error
 
     def _save(self, handle: int, keys: list[str]) -> None:
@@ -302,7 +339,7 @@ def _keys(paths: list[str]) -> tuple[list[str], dict[str, str]]:
         try:
             status = os.stat(path)
         except OSError as error:
-            gone[path] = _reason(path, error)
+            gone[path] = _reason(b"", error)
             keys.append("")
             continue
         keys.append(f"{os.path.basename(path)}\t{status.st_size}\t{status.st_mtime_ns}")
@@ -323,13 +360,15 @@ def _decoded(
                 workers, multiprocessing.get_context("spawn"), initializer=_start_worker
             )
             stack.callback(pool.shutdown, cancel_futures=True)
-            results = pool.map(decode, paths, chunksize=8)
+            with held_back():  # a process that starts is deaf only after its first imports
+                results = pool.map(decode, paths, chunksize=8)
         try:
             for index, result in enumerate(results):
                 check()
                 yield index, result
                 progress.advance(1)
         except BrokenProcessPool as error:
+            check()
             raise OSError("a decoding process died; --workers 0 decodes without one") from error
 
 
@@ -379,9 +418,10 @@ def main(argv: list[str] | None = None) -> int:
         help="decoding processes; 0 works (default: as many as cores)",
     )
     args, _ = parser.parse(sys.argv[1:] if argv is None else argv)
-    from chestxray.entries import read_entries  # with pandas, which the decoding processes spare
 
     def work(stop: StopRequest) -> int:
+        from chestxray.entries import read_entries  # with pandas, which decoding processes spare
+
         found = read_entries(args.folder)
         for note in found.notes:
             print(note)

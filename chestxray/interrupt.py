@@ -59,6 +59,16 @@ def listen() -> Iterator[StopRequest]:
             signal.signal(number, handler)
 
 
+@contextmanager
+def held_back() -> Iterator[None]:
+    """Keep the signals waiting in the block; processes that are started in it never get them."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _start_tracker() -> None:
     """Start the process in which multiprocessing notes its semaphores, deaf to HUP.
 

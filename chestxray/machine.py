@@ -1,6 +1,7 @@
 """What this machine has: devices, number formats that it computes in, free memory."""
 
 import ctypes
+import resource
 from pathlib import Path
 
 import psutil
@@ -45,6 +46,12 @@ def pick_device(choice: str) -> torch.device:
     return torch.device(choice)
 
 
+def compute_fp32_in_full() -> None:
+    """Have CUDA not shorten float32 to TF32's ten bits, as it does in convolutions by default."""
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cuda.matmul.allow_tf32 = False
+
+
 def computes_in_bf16(device: torch.device) -> bool:
     """Whether the hardware multiplies in bfloat16 itself, rather than emulating it."""
     if device.type == "cuda":
@@ -58,9 +65,16 @@ def free_memory(device: torch.device) -> int:
     """Bytes that this process could still take on the device."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
-    free: int = psutil.virtual_memory().available
-    left = container_memory()
-    return free if left is None else min(free, left)
+    left = [psutil.virtual_memory().available, container_memory(), _limit_memory()]
+    return min(free for free in left if free is not None)
+
+
+def _limit_memory() -> int | None:
+    """Bytes that `ulimit -v` leaves; None where it sets no limit."""
+    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+    if limit == resource.RLIM_INFINITY:
+        return None
+    return max(0, limit - psutil.Process().memory_info().vms)
 
 
 def container_memory(root: Path = _CGROUP, own: Path = Path("/proc/self/cgroup")) -> int | None:

@@ -28,7 +28,8 @@ _PARTS = ("conv1", "bn1", "layer1", "layer2", "layer3", "layer4", "fc")
 class ChestResNet(ResNet):
     """ResNet-50 in two parts: what is frozen is one constant function, the rest is trained.
 
-    Frozen is frozen: no gradient, BatchNorm in eval, in training too.
+    Frozen is frozen: frozen_part has neither gradient nor batch statistics. The module alone is the
+    trained part, and takes what frozen_part makes of pictures.
 
     Args:
         num_classes: logits.
@@ -59,15 +60,6 @@ class ChestResNet(ResNet):
         self.trainable = parts
         for name in _PARTS:
             self.get_submodule(name).requires_grad_(name in parts)
-        self.train(self.training)
-
-    def train(self, mode: bool = True) -> "ChestResNet":
-        """As nn.Module.train, but frozen parts stay in eval, so that their statistics do too."""
-        super().train(mode)
-        for name in _PARTS:
-            if name not in self.trainable:
-                self.get_submodule(name).eval()
-        return self
 
     def trainable_parameters(self) -> list[nn.Parameter]:
         return [parameter for parameter in self.parameters() if parameter.requires_grad]
@@ -178,7 +170,7 @@ def load_weights(model: nn.Module, state: Mapping[str, torch.Tensor]) -> None:
     """Copy a state dict into the model, whole or not at all.
 
     Raises:
-        ValueError: keys or shapes that do not fit, the first of them named.
+        ValueError: keys, shapes or kinds of number that do not fit, the first of them named.
     """
     _check_fit(model.state_dict(), state)
     model.load_state_dict(state)
@@ -197,7 +189,16 @@ def _check_fit(ours: Mapping[str, torch.Tensor], state: Mapping[str, torch.Tenso
         for name, value in ours.items()
         if name in state and state[name].shape != value.shape
     ]
-    for what, names in (("misses", missing), ("has besides", extra), ("differs:", shapes)):
+    kinds = [
+        f"{name} is {state[name].dtype}, not {value.dtype}"
+        for name, value in ours.items()
+        if name in state and state[name].is_floating_point() != value.is_floating_point()
+    ]
+    for what, names in (
+        ("misses", missing),
+        ("has besides", extra),
+        ("differs:", shapes + kinds),
+    ):
         if names:
             raise ValueError(f"weights do not fit {ARCH}: it {what} {names[0]} (of {len(names)})")
 

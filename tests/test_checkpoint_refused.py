@@ -344,6 +344,7 @@ def test_weights_of_another_shape_are_refused_before_any_picture_is_read(
         ({**state, "fc.weight": state["fc.weight"][:14]}, r"fc.weight is \(14, 2048\), not \(15"),
         ({k: v for k, v in state.items() if k != "layer4.0.conv1.weight"}, "misses layer4.0.conv1"),
         ({**state, "more": torch.zeros(1)}, "has besides more"),
+        ({**state, "fc.bias": torch.zeros(15, dtype=torch.int64)}, "fc.bias is torch.int64, not"),
     ):
         checkpoint.save(path, made(model=changed))
         with pytest.raises(ValueError, match=f"{path}: weights do not fit resnet50: .*{message}"):

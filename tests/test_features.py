@@ -87,12 +87,35 @@ def train_two_epochs(
 
 
 def test_what_does_not_fit_is_computed_again_and_that_is_said() -> None:
-    features = Features(pictures(10), network_of(4).frozen_part())
-    needed = 10 * 2048 * 4
-    said = keep_if_it_fits([features], free=2 * needed - 1)
-    assert "again in every epoch" in said and "10 pictures" in said
-    said = keep_if_it_fits([features], free=2 * needed)
+    """Of all parts or of none: the second part alone would fit."""
+    frozen = Counting(network_of(4).frozen_part())
+    parts = [Features(pictures(10), frozen), Features(pictures(2), frozen)]
+    needed = 12 * 2048 * 4
+    said = keep_if_it_fits(parts, free=2 * needed - 1)
+    assert "again in every epoch" in said and "12 pictures" in said
+    assert computes(parts[0], frozen) and computes(parts[1], frozen)
+    said = keep_if_it_fits(parts, free=2 * needed)
     assert "is kept" in said
+    assert not computes(parts[0], frozen) and not computes(parts[1], frozen)
+
+
+class Counting(torch.nn.Module):
+    """A module that counts how often it is called."""
+
+    def __init__(self, module: torch.nn.Module) -> None:
+        super().__init__()
+        self.module, self.calls = module, 0
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        self.calls += 1
+        return self.module(images)
+
+
+def computes(features: Features, frozen: Counting) -> bool:
+    """Whether a batch is computed, rather than gathered from what is kept."""
+    before = frozen.calls
+    features.gather(np.array([1, 0]))
+    return frozen.calls > before
 
 
 def test_an_empty_part_has_nothing_to_keep() -> None:
@@ -115,3 +138,9 @@ def test_a_stop_ends_the_keeping() -> None:
     with pytest.raises(Stopped):
         features.keep(check)
     assert checks == 2
+    frozen = network_of(4).frozen_part()
+    (maps, _), (images, _) = (
+        features.gather(np.array([69, 0])),
+        pictures(70).gather(np.array([69, 0])),
+    )
+    assert torch.equal(maps, frozen(images))  # a store that is half filled is not used

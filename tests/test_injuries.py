@@ -225,6 +225,28 @@ def test_a_signal_to_the_whole_group_while_decoding_stops_in_order(
     assert not left_over(tmp_path / "checkpoints") and not left_over(tmp_path / ".cache")
 
 
+@pytest.mark.parametrize("seconds", [0.0, 0.1, 0.3, 0.6, 1.0])
+def test_ctrl_c_while_decoding_processes_start_is_a_stop(
+    heavy: Path, tmp_path: Path, seconds: float
+) -> None:
+    command = [sys.executable, "-m", "chestxray.images", str(heavy), "--workers", "2"]
+    process = subprocess.Popen(
+        [*command, "--cache-dir", str(tmp_path)],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    children = psutil.Process(process.pid).children
+    until(lambda: any("spawn_main" in " ".join(c.cmdline()) for c in children()))
+    time.sleep(seconds)
+    os.killpg(process.pid, signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130, said
+    assert said == "stopped by SIGINT\n"
+
+
 def test_a_killed_decoding_process_is_said_and_leaves_no_other(heavy: Path, tmp_path: Path) -> None:
     process, workers = decoding(heavy, tmp_path)
     workers[0].kill()

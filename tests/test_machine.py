@@ -1,9 +1,12 @@
 """Devices, and the memory that a container or batch job leaves."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
+from conftest import ROOT
 
 from chestxray import machine
 
@@ -52,3 +55,15 @@ def test_without_limits_or_control_groups_there_is_none(tmp_path: Path) -> None:
 
 def test_free_memory_is_some_of_the_machines() -> None:
     assert 0 < machine.free_memory(torch.device("cpu")) < 1 << 50
+
+
+def test_a_limit_of_the_address_space_is_free_memory_too() -> None:
+    program = """
+import resource, torch
+from chestxray.machine import free_memory
+resource.setrlimit(resource.RLIMIT_AS, (2**34, 2**34))
+print(free_memory(torch.device("cpu")))
+"""
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 2**34

@@ -68,8 +68,14 @@ def answer(work: Callable[[StopRequest], int], debug: bool = False) -> int:
         except (OSError, ValueError, FloatingPointError, MemoryError, RuntimeError) as error:
             if debug or (isinstance(error, RuntimeError) and not _is_of_memory(error)):
                 raise
-            print(f"error: {error}{_way_out(error)}", file=sys.stderr)
+            print(f"error: {_text(error)}{_way_out(error)}", file=sys.stderr)
             return 1
+
+
+def _text(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:  # without its number
+        return error.strerror + (f": {error.filename}" if error.filename else "")
+    return str(error)
 
 
 def _is_of_memory(error: Exception) -> bool:

@@ -27,7 +27,7 @@ from typing import Any
 import torch
 
 import chestxray
-from chestxray import pth, schema
+from chestxray import pth, schema, split
 from chestxray.files import whole_file
 from chestxray.labels import CLASSES
 from chestxray.model import ARCH, check_weights
@@ -50,7 +50,16 @@ def checkpoint_name(stage: int, lr: float, epochs_done: int) -> str:
 
 
 def save(path: Path, checkpoint: dict[str, Any]) -> None:
-    """Write a checkpoint under its final name, whole or not at all."""
+    """Write a checkpoint under its final name, whole or not at all.
+
+    Raises:
+        FloatingPointError: weights that are not finite, which must replace no good ones.
+        OSError: see whole_file.
+    """
+    try:
+        pth.check_finite(path, "weights", checkpoint["model"])
+    except ValueError as error:
+        raise FloatingPointError(f"not saved: {error}") from error
     with whole_file(path, "wb") as file:
         torch.save(checkpoint, file)
 
@@ -113,7 +122,7 @@ def opened(name: str | None, folder: Path, test: bool) -> tuple[Path, dict[str, 
         path, note = find(name, folder)
         notes = [note] if note else []
         stored = _of_another_program(path) if test and not is_ours(path) else load(path)
-        if stored["split"] is None:
+        if stored["stage"] is None:
             notes += [
                 f"{path} was not written by this program: its {len(CLASSES)} outputs are taken to "
                 f"be, in this order, {listed(CLASSES, most=len(CLASSES))}",
@@ -166,7 +175,7 @@ def _of_another_program(path: Path) -> dict[str, Any]:
         "epochs_planned": 0,
         "pictures_done": 0,
         "args": {},
-        "split": None,
+        "split": split.EMPTY,
         "table": None,
         "model": state,
     }

@@ -58,6 +58,7 @@ _FAULTS = (
     zlib.error,
     Image.DecompressionBombError,
 )
+_OF_THE_MACHINE = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)  # no fault of the picture
 
 
 @dataclass
@@ -92,6 +93,8 @@ def read_picture(path: str | Path, size: int) -> np.ndarray:
             warnings.simplefilter("ignore")
             grey = _decoded_grey(content)
     except _FAULTS as error:
+        if isinstance(error, OSError) and error.errno in _OF_THE_MACHINE:
+            raise
         raise ValueError(_reason(content, error)) from error
     side = max(grey.size)
     if grey.width != grey.height:

@@ -9,6 +9,12 @@ from chestxray.entries import PARTS, Entries
 from chestxray.wording import counted, listed
 
 VAL_SHARE, TEST_SHARE = 0.1, 0.2  # of the patients
+# The split of weights that do not say which pictures they were trained on; see pack.
+EMPTY: dict[str, Any] = {
+    "seed": 0,
+    "official": False,
+    **{part: {"images": "", "patients": ""} for part in PARTS},
+}
 
 
 def draw_split(rows: pd.DataFrame, lists: dict[str, set[str]] | None, seed: int) -> np.ndarray:
@@ -78,6 +84,8 @@ def place(
     else:
         parts, notes = recall_split(rows, packed)
         notes.insert(0, "split: the checkpoint's")
+        if packed is EMPTY:
+            notes = [f"split: {'the official lists' if lists else 'all test'}"]
         if test:
             parts, more = place_newcomers(rows, parts, packed, lists)
             notes += more

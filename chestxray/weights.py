@@ -56,6 +56,10 @@ def read_state_dict(path: Path) -> dict[str, torch.Tensor]:
         else value
         for name, value in state.items()
     }
+    for name in [name for name in state if name.endswith(".running_var")]:
+        # Files of before 2018 do not count the batches, which nothing depends on here.
+        counter = name.removesuffix("running_var") + "num_batches_tracked"
+        state.setdefault(counter, torch.tensor(0))
     pth.check_finite(path, "weights", state)
     return state
 

@@ -138,6 +138,16 @@ class torch_records:
         writer.write_end_of_file()
 
 
+def test_weights_of_before_2018_that_count_no_batches_are_opened(
+    tmp_path: Path, state: dict[str, torch.Tensor]
+) -> None:
+    old = {name: v for name, v in state.items() if not name.endswith("num_batches_tracked")}
+    torch.save(old, tmp_path / "a.pth")
+    assert len(old) < len(state)
+    _, held, _ = checkpoint.opened("a.pth", tmp_path, test=True)
+    assert same({name: held["model"][name] for name in old}, old)
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -227,10 +237,18 @@ def test_other_programs_weights_are_scored_as_ours_are(
         said = capsys.readouterr().out
         assert "15 outputs are taken to be, in this order, Atelectasis, Cardio" in said
         assert "does not say which pictures it was trained on" in said
+        assert "split: the official lists; 0 patients shared" in said
         tables.append(read_scores(Path(f"checkpoints/{name}_test_scores.csv")))
     assert (tables[0].scores == tables[1].scores).all()
     wanted = sorted((drawn / "test_list.txt").read_text().split())
     assert tables[0].images.tolist() == wanted
+    shutil.copytree(drawn, "no lists")
+    for part in ("test", "train_val"):
+        Path(f"no lists/{part}_list.txt").unlink()
+    words = ("--data_path", "no lists", *words[2:])
+    assert chest("--test", "--ckpt", "bare.pth", "--scores", "all.csv", *words) == 0
+    assert "split: all test; 0 patients shared" in capsys.readouterr().out
+    assert len(read_scores(Path("all.csv")).images) == 60
     assert chest("--resume", "--ckpt", "bare.pth", *words) == 1
     assert "has no format" in capsys.readouterr().err
     shutil.rmtree("checkpoints")

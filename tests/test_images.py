@@ -533,6 +533,19 @@ load_pictures(sys.argv[3:], 100, Path(sys.argv[1]), Path(sys.argv[2]), check=kil
     assert (kept.slots >= 0).all()
 
 
+def test_a_lack_of_handles_is_no_fault_of_the_picture(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (path,) = folder_of(tmp_path / "data", 1)
+
+    def none_left(*_: object) -> None:
+        raise OSError(24, "Too many open files")
+
+    monkeypatch.setattr(Path, "read_bytes", none_left)
+    with pytest.raises(OSError, match="Too many open files"):
+        read_picture(path, SIZE)
+
+
 def test_the_cache_may_lie_in_a_folder_that_is_held_for_output(tmp_path: Path) -> None:
     paths = folder_of(tmp_path / "data", 2)
     with folder_lock(tmp_path / "out"):

@@ -329,3 +329,17 @@ def test_last_and_best_cost_no_second_write(tmp_path: Path) -> None:
     runs.RunFolder(tmp_path, {}).save_epoch(run, model, torch.optim.Adam(model.parameters()))
     places = {(tmp_path / n).stat().st_ino for n in ("last.pth", "best.pth", "stage1_0001_01.pth")}
     assert len(places) == 1
+
+
+def test_weights_that_are_not_finite_replace_no_checkpoint(tmp_path: Path) -> None:
+    """A step of a finite loss may break them; the next loss would say so, after the saving."""
+    model = torch.nn.Linear(3, 2)
+    optimizer = torch.optim.Adam(model.parameters())
+    folder = runs.RunFolder(tmp_path, FIXED)
+    run = runs.Run("r", stage=1, lr=1e-4, epochs_done=0, epochs_planned=2, loss_sum=1.0)
+    folder.save_within(run, model, optimizer)
+    before = (tmp_path / "last.pth").read_bytes()
+    torch.nn.init.constant_(model.bias, float("inf"))
+    with pytest.raises(FloatingPointError, match="not saved: .*last.pth: the weights bias are not"):
+        folder.save_within(run, model, optimizer)
+    assert (tmp_path / "last.pth").read_bytes() == before

@@ -76,9 +76,8 @@ def read(path: Path, stand_ins: Mapping[str, type] | None = None) -> Any:
         with torch.serialization.safe_globals([(kind, name) for name, kind in allowed.items()]):
             content = torch.load(path, map_location="cpu", weights_only=True)
     except _CONTENT_FAULTS as error:
-        raise ValueError(
-            f"{path} cannot be read as tensors and plain values: {_first(error)}"
-        ) from (error)
+        reason = _first(error)
+        raise ValueError(f"{path} cannot be read as tensors and plain values: {reason}") from error
     for tensor in _tensors(content):
         _check_size(path, tensor)
     return content
@@ -127,7 +126,7 @@ def _no_zip(path: Path) -> str:
         return "it is empty"
     if start.startswith(_LEGACY) or start[257:262] == b"ustar":
         return (
-            f"{path} has torch's form of before 2020, which cannot be read safely; where you trust "
+            "it has torch's form of before 2020, which cannot be read safely; where you trust "
             'it, write it anew: TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD=1 python -c "import torch; '
             f"torch.save(torch.load('{path}', map_location='cpu'), '{path.stem}_zip.pth')\""
         )

@@ -280,6 +280,7 @@ def steps(
     from chestxray.labels import CLASSES
     from chestxray.losses import LOSSES
     from chestxray.trainer import STEPS_BETWEEN_LOOKS, train
+    from chestxray.wording import counted
 
     device = machine.pick_device(args.device)
     output = Path(args.output_dir)
@@ -368,6 +369,8 @@ def steps(
             raise ValueError(images.describe_broken(pictures.broken))
         say(*images.describe_skipped(pictures.broken))
     readable = pictures.slots >= 0
+    if not readable.any():
+        raise ValueError(f"none of {counted(len(rows), 'picture')} can be read")
     rows, slots = rows[readable], pictures.slots[readable]
     targets = rows[list(CLASSES)].to_numpy()
     on_device = device.type == "cuda" and images.fit_on_device(

@@ -59,7 +59,7 @@ def answer(work: Callable[[StopRequest], int], debug: bool = False) -> int:
         work: is told whether a signal has asked to stop, and returns an exit code.
         debug: let faults through, for their traceback.
     """
-    with listen() as stop, _Heard():
+    with listen() as stop, QuietStreams():
         try:
             return work(stop)
         except Stopped as stopped:
@@ -91,11 +91,11 @@ def _way_out(error: Exception) -> str:
     return ""
 
 
-class _Heard:
-    """Standard streams that end no work: where one cannot be written any more, it is silent.
+class QuietStreams:
+    """Standard streams that end no work: one that cannot be written any more is silent.
 
-    The reader of a pipe may be gone (`| head`), or the terminal (a HUP says just that); the files
-    are the work. What an encoding does not have is written as an escape.
+    The reader of a pipe may be gone (`| head`), or the terminal (a HUP says just that), or a log's
+    disk be full; the files are the work. What an encoding does not have is written as an escape.
     """
 
     def __enter__(self) -> None:
@@ -121,12 +121,12 @@ class _Stream:
         return getattr(self._stream, name)
 
     def write(self, text: str) -> int:
-        return self._heard(lambda: self._stream.write(text))
+        return self._quietly(lambda: self._stream.write(text))
 
     def flush(self) -> None:
-        self._heard(self._stream.flush)
+        self._quietly(self._stream.flush)
 
-    def _heard(self, do: Callable[[], Any]) -> Any:
+    def _quietly(self, do: Callable[[], Any]) -> Any:
         try:
             return do()
         except OSError:

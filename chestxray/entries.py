@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from chestxray.labels import CLASSES
-from chestxray.tables import find_tables, folders_below, read_tables
+from chestxray.tables import check_names, find_tables, folders_below, read_tables
 from chestxray.wording import counted, listed
 
 PARTS = ("train", "val", "test")  # of the split
@@ -150,8 +150,11 @@ def read_names(path: Path) -> list[str]:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is no text file in UTF-8: {error}") from error
-    lines = (_LABEL_VECTOR.sub("", line).strip() for line in text.split("\n"))
-    return [line.replace("\\", "/").rsplit("/", 1)[-1] for line in lines if line]
+    lines = pd.Series(text.split("\n"), dtype=str).map(lambda s: _LABEL_VECTOR.sub("", s).strip())
+    lines.index -= 1  # without a header
+    names = lines[lines != ""].map(lambda line: line.replace("\\", "/").rsplit("/", 1)[-1])
+    check_names(path, names)
+    return names.tolist()
 
 
 def read_lists(folder: Path, images: pd.Series) -> dict[str, set[str]] | None:

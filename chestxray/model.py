@@ -75,8 +75,8 @@ class ChestResNet(ResNet):
     def _sections(self, frozen: bool) -> dict[str, nn.Module]:
         """The frozen or the trained sections in their order, each named by its first part."""
         sections = {
-            "conv1": nn.Sequential(self.conv1, self.bn1, self.relu, self.maxpool),
-            "layer1": self.layer1,
+            "conv1": nn.Sequential(self.conv1, self.bn1, self.relu, self.maxpool, self.layer1[0]),
+            "layer1": self.layer1[1:],
             "layer2": self.layer2,
             "layer3": self.layer3,
             "layer4": self.layer4,
@@ -96,19 +96,20 @@ class Constant(nn.Module):
 
     Args:
         sections: by name, in their order; they are copied.
-        bf16: compute in bfloat16 what lies below the pooling, with weights that are kept so.
+        bf16: compute in bfloat16 what lies below the pooling, with weights that are kept so, but
+            for the first section: most of what rounding does to a score is done there.
     """
 
     def __init__(self, sections: dict[str, nn.Module], bf16: bool) -> None:
         super().__init__()
-        dtype = torch.bfloat16 if bf16 else torch.float32
-        below = [section for name, section in sections.items() if _is_body(name)]
-        above = [section for name, section in sections.items() if not _is_body(name)]
-        body = copy.deepcopy(nn.Sequential(*below)).eval()
-        if below:
-            _fold_batch_norm(body)
-            body = nn.Sequential(_To(dtype), body.to(dtype))
-        self.parts = nn.Sequential(body, *copy.deepcopy(above)).requires_grad_(False)
+        self.parts = nn.Sequential()
+        for name, section in sections.items():
+            rounded = bf16 and _is_body(name) and name != "conv1"
+            dtype = torch.bfloat16 if rounded else torch.float32
+            section = copy.deepcopy(section).eval()
+            _fold_batch_norm(section)
+            self.parts += nn.Sequential(_To(dtype), section.to(dtype))
+        self.parts.requires_grad_(False)
 
     @torch.no_grad()
     def forward(self, images: torch.Tensor) -> torch.Tensor:

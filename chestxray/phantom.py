@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from chestxray.arguments import Parser
+from chestxray.arguments import Parser, QuietStreams
 from chestxray.files import whole_file
 from chestxray.labels import CLASSES, FINDINGS, NO_FINDING, decode
 
@@ -418,13 +418,14 @@ def main(argv: list[str] | None = None) -> int:
     args, _ = parser.parse(sys.argv[1:] if argv is None else argv)
     if args.n < 1 or args.size < 16 or args.seed < 0:
         parser.error("--n must be at least 1, --size at least 16, --seed at least 0")
-    try:
-        draw_dataset(args.folder, args.n, args.size, args.seed)
-    except OSError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    print(f"{args.n} drawn pictures (no X-rays) in {args.folder}")
-    return 0
+    with QuietStreams():
+        try:
+            draw_dataset(args.folder, args.n, args.size, args.seed)
+        except OSError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 1
+        print(f"{args.n} drawn pictures (no X-rays) in {args.folder}")
+        return 0
 
 
 if __name__ == "__main__":

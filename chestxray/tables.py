@@ -124,7 +124,7 @@ def read_table(path: Path) -> Table:
     text = text.apply(lambda column: column.str.strip())
     text = text[(text["image"] != "") | (text["labels"] != "")]  # blank lines, an Excel's last row
 
-    _check_names(path, text["image"])
+    check_names(path, text["image"])
     targets, notes = _encode_column(path, text["labels"], text["image"])
     rows = pd.DataFrame({"image": text["image"], "patient": _patients(path, text)})
     rows["age"] = _ages(text["age"]) if "age" in text else np.nan
@@ -206,9 +206,19 @@ def harmless(texts: pd.Series) -> pd.Series:
     return texts.map(str.isprintable).astype(bool) & ~texts.str.startswith(tuple("-=+@"))
 
 
-def _check_names(path: Path, names: pd.Series) -> None:
-    # A name is later looked for below the data folder, kept in files of one name a line, and
-    # written into a CSV: no path of any system, nothing that is run.
+def check_names(path: Path, names: pd.Series) -> None:
+    """Refuse names that are no bare file names.
+
+    A name is later looked for below the data folder, kept in files of one name a line, and written
+    into a CSV: no path of any system, nothing that is run.
+
+    Args:
+        path: the file that they are from.
+        names: by the number of their row, 0 for line 2.
+
+    Raises:
+        ValueError: some; all are named with their lines.
+    """
     good = harmless(names) & names.str.fullmatch(r"(?![A-Za-z]:)[^/\\]+")
     if not good.all():
         faults = [

@@ -13,7 +13,7 @@ from chestxray.evaluator import mean_of_findings, predict, roc_auc_per_class
 from chestxray.interrupt import Stopped
 from chestxray.progress import Progress
 from chestxray.runs import Run
-from chestxray.wording import listed
+from chestxray.wording import counted, listed
 
 STEPS_BETWEEN_LOOKS = 16  # on an accelerator, where a look at a loss waits for all that is queued
 
@@ -48,7 +48,7 @@ def train_one_epoch(
         FloatingPointError: a loss that is not finite.
     """
     if len(order) < 2:
-        raise ValueError(f"{len(order)} training picture: BatchNorm needs at least two")
+        raise ValueError(f"{counted(len(order), 'training picture')}: BatchNorm needs at least two")
     model.train()
     title = f"epoch {run.epochs_done + 1}/{run.epochs_planned}"
     position, pending = run.pictures_done, []

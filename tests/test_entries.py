@@ -413,3 +413,11 @@ def test_the_real_folder_is_read_as_it_is(nih):
         "test": 25_596,
     }
     assert entries.rows["image"].isin(entries.lists["test"]).sum() == 115
+
+
+@pytest.mark.parametrize("name", ["=cmd.png", "+1.png", "C:a.png", "a\tb.png", "images/-rf.png"])
+def test_names_of_lists_that_are_no_file_names_are_refused_with_their_lines(tmp_path, name):
+    path = tmp_path / "test_list.txt"
+    path.write_text(f"\n00000001_000.png\n{name}\n")
+    with pytest.raises(ValueError, match="1 name not usable as a file name\nline 3: "):
+        read_names(path)

@@ -464,6 +464,20 @@ def test_a_reader_that_leaves_ends_no_work(trained: Path) -> None:
     assert len(read_scores(ours).images) > 0
 
 
+@pytest.mark.parametrize("before", ["exec >/dev/full", "exec <&- >&- 2>&-"])
+def test_a_calibration_and_a_drawing_do_not_depend_on_their_streams(
+    trained: Path, tmp_path: Path, before: str
+) -> None:
+    csv = trained / "checkpoints" / "last_test_scores.csv"
+    calibration = f"chestxray.conformal {csv} --risk fnr --alpha 0.5 --out {tmp_path}/out"
+    for words in (calibration, f"chestxray.phantom {tmp_path}/drawn --n 3"):
+        command = f"{before}\nexec {sys.executable} -m {words}"
+        done = subprocess.run(["bash", "-c", command], cwd=ROOT, capture_output=True, text=True)
+        assert (done.returncode, done.stderr) == (0, "")
+    assert (tmp_path / "out" / "sets.csv").stat().st_size > 0
+    assert len(list((tmp_path / "drawn" / "images").iterdir())) == 3
+
+
 def test_paths_with_spaces_other_letters_and_no_letters_work(drawn: Path, tmp_path: Path) -> None:
     data = tmp_path / os.fsdecode(b"NIH R\xc3\xb6ntgen \xff")
     try:

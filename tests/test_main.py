@@ -489,6 +489,14 @@ def test_broken_pictures_stop_the_run_all_named_or_are_left_out(
     assert not list(Path("checkpoints").glob("*.pth"))
     assert chest(*SMALL, "--epochs", 1, "--skip-bad-images") == 0
     assert "2 pictures cannot be read and left out:" in capsys.readouterr().out
+    for path in broken[0].parent.iterdir():
+        shutil.copy(path, Path(path.name))
+        path.write_bytes(b"")
+    assert chest("--test", "--ckpt", "last.pth", "--split", "all") == 1
+    assert "none of 60 pictures can be read" in capsys.readouterr().err
+    assert not Path("checkpoints/last_all_scores.csv").exists()
+    for path in broken[0].parent.iterdir():
+        shutil.move(path.name, path)
     assert chest("--test", "--ckpt", "last.pth", "--split", "all") == 0
     images = read_scores(Path("checkpoints/last_all_scores.csv")).images
     assert len(images) == 58 and not {path.name for path in broken} & set(images)

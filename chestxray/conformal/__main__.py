@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from chestxray.arguments import Parser
+from chestxray.arguments import Parser, QuietStreams
 from chestxray.conformal import output
 from chestxray.conformal.apply import apply, of_split
 from chestxray.conformal.calibrate import (
@@ -177,11 +177,12 @@ def main(argv: list[str] | None = None) -> int:
     parser = build_parser()
     args, typed = parser.parse(sys.argv[1:] if argv is None else argv)
     check_usage(parser, args, typed)
-    try:
-        return run(args)
-    except (OSError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    with QuietStreams():
+        try:
+            return run(args)
+        except (OSError, ValueError) as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 1
 
 
 def run(args: argparse.Namespace) -> int:

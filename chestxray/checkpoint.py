@@ -21,17 +21,15 @@ import re
 from decimal import Decimal
 from importlib import metadata
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import torch
 
 import chestxray
-from chestxray import pth, schema, split
+from chestxray import pth, schema, split, weights
 from chestxray.files import whole_file
 from chestxray.labels import CLASSES
 from chestxray.model import ARCH, check_weights
-from chestxray.weights import read_state_dict
 from chestxray.wording import listed
 
 FORMAT = 1
@@ -73,7 +71,10 @@ def load(path: Path) -> dict[str, Any]:
             or has no allowed value, of another network or other classes, or with numbers that are
             not finite.
     """
-    content = pth.read(path)
+    return _verified(path, pth.read(path))
+
+
+def _verified(path: Path, content: Any) -> dict[str, Any]:
     if not isinstance(content, dict) or "format" not in content:
         raise ValueError(
             f"{path} is no checkpoint of this program (it has no format); a state dict of a "
@@ -95,6 +96,13 @@ def load(path: Path) -> dict[str, Any]:
         raise ValueError(
             f"{path} has other classes than this program's 15; they differ in "
             f"{listed(strange, most=20)}"
+        )
+    strange = sorted(content["args"].keys() - schema.SCHEMA["args"].keys())
+    if strange:
+        raise ValueError(f"{path}: args.{strange[0]} is no option that a checkpoint keeps")
+    if content["pictures_done"] > content["split"]["train"]["images"].count("\n") + 1:
+        raise ValueError(
+            f"{path}: pictures_done is {content['pictures_done']}, and fewer are for training"
         )
     pth.check_finite(path, "weights", content["model"])
     for number, moments in content["optimizer"]["state"].items():
@@ -121,7 +129,7 @@ def opened(name: str | None, folder: Path, test: bool) -> tuple[Path, dict[str, 
     else:
         path, note = find(name, folder)
         notes = [note] if note else []
-        stored = _of_another_program(path) if test and not is_ours(path) else load(path)
+        stored = _to_test(path) if test else load(path)
         if stored["stage"] is None:
             notes += [
                 f"{path} was not written by this program: its {len(CLASSES)} outputs are taken to "
@@ -138,29 +146,21 @@ def opened(name: str | None, folder: Path, test: bool) -> tuple[Path, dict[str, 
     return path, stored, notes
 
 
-def is_ours(path: Path) -> bool:
-    """Whether a file claims to be a checkpoint of this program."""
-    content = _places(path)
-    return isinstance(content, dict) and "format" in content
-
-
 def run_of(path: Path) -> str | None:
-    """The run_id of a checkpoint; None where there is none."""
-    content = _places(path)
+    """The run_id of a checkpoint; None where there is none. Reads the tensors' places only."""
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except pth.CONTENT_FAULTS:
+        return None  # not a file of any run of ours
     return content.get("run_id") if isinstance(content, dict) else None
 
 
-def _places(path: Path) -> Any:
-    """The content of a .pth without its numbers, whose places only are read; None where none."""
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except (RuntimeError, ValueError, KeyError, EOFError, UnpicklingError):
-        return None
-
-
-def _of_another_program(path: Path) -> dict[str, Any]:
-    """Weights alone as a checkpoint that can be tested."""
-    state = read_state_dict(path)
+def _to_test(path: Path) -> dict[str, Any]:
+    """A checkpoint of ours, or the weights of another program as one that can be tested."""
+    content = weights.read(path)
+    if isinstance(content, dict) and "format" in content:
+        return _verified(path, content)
+    state = weights.state_dict_of(path, content)
     outputs = state["fc.bias"].shape if "fc.bias" in state else None
     if outputs is not None and outputs != (len(CLASSES),):
         raise ValueError(

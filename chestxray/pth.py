@@ -7,6 +7,7 @@ what is refused can be said.
 
 import pickletools
 import re
+import shlex
 import struct
 import zipfile
 import zlib
@@ -24,6 +25,7 @@ _PLAIN = re.compile(
     r"torch\._utils\._rebuild_(tensor_v2|parameter)|torch\.\w*Storage|torch\.storage\.\w*Storage"
     r"|torch\.(bool|b?float\d+|u?int\d+|device|Size)|collections\.OrderedDict|__builtin__\.set"
 )
+_MOST_STEPS = 1_000_000  # each may build an object; a whole model takes 28,000
 # What zipfile raises on broken archives, and torch.load on broken contents.
 _ARCHIVE_FAULTS = (
     zipfile.BadZipFile,
@@ -35,7 +37,7 @@ _ARCHIVE_FAULTS = (
     struct.error,
     zlib.error,
 )
-_CONTENT_FAULTS = (
+CONTENT_FAULTS = (
     RuntimeError,
     ValueError,
     TypeError,
@@ -75,7 +77,7 @@ def read(path: Path, stand_ins: Mapping[str, type] | None = None) -> Any:
     try:
         with torch.serialization.safe_globals([(kind, name) for name, kind in allowed.items()]):
             content = torch.load(path, map_location="cpu", weights_only=True)
-    except _CONTENT_FAULTS as error:
+    except CONTENT_FAULTS as error:
         reason = _first(error)
         raise ValueError(f"{path} cannot be read as tensors and plain values: {reason}") from error
     for tensor in _tensors(content):
@@ -124,11 +126,12 @@ def _no_zip(path: Path) -> str:
         start = file.read(512)
     if not start:
         return "it is empty"
+    new = f"{path.stem}_zip.pth"
+    program = f"import torch; torch.save(torch.load({str(path)!r}, map_location='cpu'), {new!r})"
     if start.startswith(_LEGACY) or start[257:262] == b"ustar":
         return (
-            "it has torch's form of before 2020, which cannot be read safely; where you trust "
-            'it, write it anew: TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD=1 python -c "import torch; '
-            f"torch.save(torch.load('{path}', map_location='cpu'), '{path.stem}_zip.pth')\""
+            "it has torch's form of before 2020, which cannot be read safely; where you trust it, "
+            f"write it anew: TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD=1 python -c {shlex.quote(program)}"
         )
     return "it has no zip form, or is only the beginning of a file"
 
@@ -137,7 +140,9 @@ def _names(path: Path, pickled: bytes) -> set[str]:
     """The classes and functions that a pickle names; nothing of it is run."""
     names = set()
     try:
-        for operation, argument, _ in pickletools.genops(pickled):
+        for step, (operation, argument, _) in enumerate(pickletools.genops(pickled)):
+            if step == _MOST_STEPS:
+                raise ValueError(f"it takes more than {_MOST_STEPS:,} steps to build")
             if operation.name in ("GLOBAL", "INST"):
                 names.add(str(argument).replace(" ", "."))
             elif operation.name in ("STACK_GLOBAL", "EXT1", "EXT2", "EXT4"):

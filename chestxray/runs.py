@@ -179,7 +179,11 @@ def claim(folder: Path, run: Run) -> None:
     Raises:
         FileExistsError: names them.
     """
-    if (folder / LAST).exists() and run_of(folder / LAST) == run.run_id:
+    owner = run_of(folder / LAST) if (folder / LAST).exists() else None
+    log = folder / LOG
+    records = read_log(log) if log.exists() else []
+    ours = bool(records) and all(record.get("run_id") == run.run_id for record in records)
+    if owner == run.run_id or (owner is None and ours):  # None: damaged, or gone
         return
     epochs = range(run.epochs_done + 1, run.epochs_planned + 1)
     names = [checkpoint_name(run.stage, run.lr, epoch) for epoch in epochs]
@@ -188,8 +192,7 @@ def claim(folder: Path, run: Run) -> None:
         for name in (*names, LAST, BEST)
         if (folder / name).exists() and run_of(folder / name) != run.run_id
     ]
-    log = folder / LOG
-    if log.exists() and any(record.get("run_id") != run.run_id for record in read_log(log)):
+    if any(record.get("run_id") != run.run_id for record in records):
         others.append(LOG)
     if others:
         raise FileExistsError(

@@ -16,8 +16,9 @@ class _Kind:
     words: str
 
 
-def _whole(low: int) -> _Kind:
-    return _Kind(lambda v: type(v) is int and v >= low, f"a whole number, at least {low}")
+def _whole(low: int, high: int = 2**63) -> _Kind:
+    words = f"a whole number, at least {low}" + (f" and at most {high:,}" if high < 2**63 else "")
+    return _Kind(lambda v: type(v) is int and low <= v <= high, words)
 
 
 def _number(low: float) -> _Kind:
@@ -68,8 +69,8 @@ SCHEMA: dict[str, Any] = {
     "classes": _NAMES,
     "stage": _STAGE,
     "lr": _RATE,
-    "epochs_done": _whole(0),
-    "epochs_planned": _whole(1),
+    "epochs_done": _whole(0, 100_000),
+    "epochs_planned": _whole(1, 100_000),
     "pictures_done": _whole(0),
     "loss_sum": _number(0),
     "seconds_done": _number(0),

@@ -153,7 +153,7 @@ def unpack(packed: dict[str, Any]) -> pd.DataFrame:
 def recall_split(rows: pd.DataFrame, packed: dict[str, Any]) -> tuple[np.ndarray, list[str]]:
     """The parts of a stored split; "" for pictures that it does not know; and what has changed."""
     stored = unpack(packed).set_index("image")["split"]
-    parts = rows["image"].map(stored).fillna("").to_numpy(dtype=object)
+    parts = rows["image"].map(stored).astype(object).fillna("").to_numpy(dtype=object)
     gone, new = len(stored) - int((parts != "").sum()), int((parts == "").sum())
     notes = []
     if gone:
@@ -183,7 +183,7 @@ def place_newcomers(
     )
     placed = np.where(new, np.where(listed_test, "test", "train"), parts)
     home = unpack(packed).drop_duplicates("patient").set_index("patient")["split"]
-    known = rows["patient"].map(home).fillna("").to_numpy(dtype=object)
+    known = rows["patient"].map(home).astype(object).fillna("").to_numpy(dtype=object)
     leaking = new & (known != "") & (known != placed)
     placed = np.where(leaking, "", placed).astype(object)
     if not leaking.any():

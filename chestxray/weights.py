@@ -42,7 +42,16 @@ def read_state_dict(path: Path) -> dict[str, torch.Tensor]:
     Raises:
         FileNotFoundError, ValueError: see chestxray.pth.read; no weights in it, or not finite.
     """
-    content = pth.read(path, _STAND_INS)
+    return state_dict_of(path, read(path))
+
+
+def read(path: Path) -> Any:
+    """The content of a file, which may name the modules of a whole model; see pth.read."""
+    return pth.read(path, _STAND_INS)
+
+
+def state_dict_of(path: Path, content: Any) -> dict[str, torch.Tensor]:
+    """As read_state_dict, of what read has returned."""
     if isinstance(content, dict):
         content = next((content[key] for key in _HOLDERS if key in content), content)
     state = _state_of(content) if isinstance(content, _Bag) else content

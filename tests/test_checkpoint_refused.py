@@ -215,6 +215,17 @@ def endless_view(path: Path) -> None:
     torch.save(made(model={"w": torch.zeros(1).expand(10**12)}), path)
 
 
+def many_steps(path: Path) -> None:
+    """A pickle of a million and a half empty dicts, each of 64 bytes and a byte in the file."""
+    torch.save(made(), path)
+    with zipfile.ZipFile(path) as source:
+        records = {name: source.read(name) for name in source.namelist()}
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in records.items():
+            bomb = b"\x80\x02" + b"}" * 1_500_000 + b"."
+            archive.writestr(name, bomb if name.endswith("data.pkl") else content)
+
+
 def long_bytes(path: Path) -> None:
     """A pickle that calls bytearray(4 GB)."""
     torch.save(made(), path)
@@ -226,7 +237,7 @@ def long_bytes(path: Path) -> None:
             archive.writestr(name, bomb + b"\x85R." if name.endswith("data.pkl") else content)
 
 
-@pytest.mark.parametrize("make", [deflated, endless_view, long_bytes])
+@pytest.mark.parametrize("make", [deflated, endless_view, long_bytes, many_steps])
 def test_a_small_file_does_not_become_large_in_memory(
     path: Path, make: Callable[[Path], None]
 ) -> None:
@@ -273,7 +284,7 @@ def test_a_checkpoint_without_one_key_is_refused_and_the_key_named(
     for key in keys[:-1]:
         holder = holder[key]
     del holder[keys[-1]]
-    checkpoint.save(path, content)
+    torch.save(content, path)
     message = "has no format" if keys == ("format",) else f"the key {spelled(keys)} is missing"
     with pytest.raises(ValueError) as refusal:
         checkpoint.load(path)
@@ -320,6 +331,12 @@ NAN = torch.tensor([1.0, float("nan")])
         ({"lr": float("nan")}, "lr is nan, not a learning rate"),
         ({"epochs_done": "four"}, "epochs_done is 'four', not a whole number"),
         ({"epochs_done": -1}, "epochs_done is -1, not a whole number, at least 0"),
+        ({"epochs_planned": 10**600}, "epochs_planned is 1000.*at most 100,000"),
+        ({"pictures_done": 2}, "pictures_done is 2, and fewer are for training"),
+        (
+            {"args": {**made()["args"], "overwrite": True}},
+            "args.overwrite is no option that a checkpoint keeps",
+        ),
         ({"loss_sum": float("inf")}, "loss_sum is inf, not a finite number"),
         ({"history": {}}, "history is no list"),
         ({"history": [7]}, r"history\[0\] is no dict"),
@@ -330,7 +347,7 @@ NAN = torch.tensor([1.0, float("nan")])
 def test_a_checkpoint_that_is_not_ours_to_use_is_refused(
     path: Path, changes: dict[str, Any], message: str
 ) -> None:
-    checkpoint.save(path, made(**changes))
+    torch.save(made(**changes), path)
     with pytest.raises(ValueError, match=message) as refusal:
         checkpoint.load(path)
     assert str(path) in str(refusal.value)

@@ -340,6 +340,20 @@ def test_a_bare_resume_of_a_finished_run_says_so_and_exits_0(
     assert "nothing to finish" in capsys.readouterr().out
 
 
+def test_a_bare_resume_passes_over_a_damaged_last_and_says_so(
+    chest: Chest, two_epochs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(two_epochs, "checkpoints")
+    last = Path("checkpoints/last.pth")
+    last.write_bytes(last.read_bytes()[:-1000])
+    assert chest("--resume", "--epochs", 1, "--no-cache") == 0
+    said = capsys.readouterr().out
+    assert "passed over: checkpoints/last.pth is no .pth, or damaged" in said
+    assert "going on from checkpoints/stage1_0001_02.pth" in said
+    assert checkpoint.load(last)["epochs_done"] == 3
+    shutil.rmtree("checkpoints")
+
+
 def test_a_new_stage_freezes_takes_the_weights_along_and_begins_a_fresh_optimizer(
     chest: Chest, two_epochs: Path
 ) -> None:

@@ -38,7 +38,7 @@ from chestxray.interrupt import StopRequest, held_back, leave_signals_to_parent
 from chestxray.progress import Progress
 from chestxray.wording import counted, listed
 
-DECODER_VERSION = 1  # part of the cache's name: raise it when read_picture returns other bytes
+DECODER_VERSION = 2  # part of the cache's name: raise it when read_picture takes other files
 MOST_PIXELS = 64_000_000
 _MOST_BYTES = 8 * MOST_PIXELS + 100_000_000  # four channels of 16 bits, and notes beside
 _SECONDS_BETWEEN_SAVES = 60.0

@@ -183,6 +183,13 @@ def check_weights(state: Mapping[str, torch.Tensor], num_classes: int) -> None:
         _check_fit(ChestResNet(num_classes).state_dict(), state)
 
 
+def check_body(state: Mapping[str, torch.Tensor]) -> None:
+    """As check_weights, the head left out."""
+    with torch.device("meta"):
+        ours = ChestResNet(1).state_dict()
+    _check_fit(*({k: v for k, v in s.items() if not k.startswith("fc.")} for s in (ours, state)))
+
+
 def _check_fit(ours: Mapping[str, torch.Tensor], state: Mapping[str, torch.Tensor]) -> None:
     missing, extra = sorted(ours.keys() - state.keys()), sorted(state.keys() - ours.keys())
     shapes = [

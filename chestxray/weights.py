@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from chestxray import pth
+from chestxray.model import check_body
 
 
 class _Bag:
@@ -40,9 +41,15 @@ def read_state_dict(path: Path) -> dict[str, torch.Tensor]:
     """The weights of a file by name, floating ones as float32, without the prefix `module.`.
 
     Raises:
-        FileNotFoundError, ValueError: see chestxray.pth.read; no weights in it, or not finite.
+        FileNotFoundError, ValueError: see chestxray.pth.read; no weights in it, not finite, or of
+            another network, its head aside.
     """
-    return state_dict_of(path, read(path))
+    state = state_dict_of(path, read(path))
+    try:
+        check_body(state)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    return state
 
 
 def read(path: Path) -> Any:

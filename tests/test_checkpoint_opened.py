@@ -153,6 +153,10 @@ def test_weights_of_before_2018_that_count_no_batches_are_opened(
     [
         ({"epoch": 3}, "holds no state dict"),
         ({}, "holds no state dict"),
+        (
+            {"conv1.weight": torch.zeros(1)},
+            "a.pth: weights do not fit resnet50: it misses bn1.bias",
+        ),
         ({"fc.bias": torch.tensor([float("nan")])}, "the weights fc.bias are not all finite"),
     ],
 )

@@ -202,13 +202,19 @@ print((memory("VmHWM") - before) // 1024)
 """
 
 
-def deflated(path: Path) -> None:
-    torch.save(made(model={"w": torch.zeros(100_000_000)}), path)
+def rewritten(path: Path, pickled: bytes | None = None, method: int = zipfile.ZIP_STORED) -> None:
+    """The same archive with another pickle, or packed in another way."""
     with zipfile.ZipFile(path) as source:
         records = {name: source.read(name) for name in source.namelist()}
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+    with zipfile.ZipFile(path, "w", method) as archive:
         for name, content in records.items():
-            archive.writestr(name, content)
+            replaced = pickled is not None and name.endswith("data.pkl")
+            archive.writestr(name, pickled if replaced else content)
+
+
+def deflated(path: Path) -> None:
+    torch.save(made(model={"w": torch.zeros(100_000_000)}), path)
+    rewritten(path, method=zipfile.ZIP_DEFLATED)
 
 
 def endless_view(path: Path) -> None:
@@ -218,23 +224,14 @@ def endless_view(path: Path) -> None:
 def many_steps(path: Path) -> None:
     """A pickle of a million and a half empty dicts, each of 64 bytes and a byte in the file."""
     torch.save(made(), path)
-    with zipfile.ZipFile(path) as source:
-        records = {name: source.read(name) for name in source.namelist()}
-    with zipfile.ZipFile(path, "w") as archive:
-        for name, content in records.items():
-            bomb = b"\x80\x02" + b"}" * 1_500_000 + b"."
-            archive.writestr(name, bomb if name.endswith("data.pkl") else content)
+    rewritten(path, b"\x80\x02" + b"}" * 1_500_000 + b".")
 
 
 def long_bytes(path: Path) -> None:
     """A pickle that calls bytearray(4 GB)."""
     torch.save(made(), path)
-    with zipfile.ZipFile(path) as source:
-        records = {name: source.read(name) for name in source.namelist()}
-    with zipfile.ZipFile(path, "w") as archive:
-        for name, content in records.items():
-            bomb = b"\x80\x02cbuiltins\nbytearray\n\x8a\x05" + struct.pack("<Q", 1 << 32)[:5]
-            archive.writestr(name, bomb + b"\x85R." if name.endswith("data.pkl") else content)
+    size = struct.pack("<Q", 1 << 32)[:5]
+    rewritten(path, b"\x80\x02cbuiltins\nbytearray\n\x8a\x05" + size + b"\x85R.")
 
 
 @pytest.mark.parametrize("make", [deflated, endless_view, long_bytes, many_steps])

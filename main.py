@@ -13,11 +13,18 @@ import math
 import os
 import shlex
 import sys
+from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from chestxray.arguments import Parser, answer, number
 from chestxray.interrupt import Stopped, StopRequest
+from chestxray.voice import one_voice
+
+if TYPE_CHECKING:
+    import torch
+
+    from chestxray.distributed import OneProcess
 
 # What needs torch or pandas is imported where the steps begin: --help and wrong usage answer
 # at once.
@@ -251,22 +258,31 @@ def check_usage(parser: Parser, args: argparse.Namespace, typed: dict[str, Any])
 
 
 def main(argv: list[str] | None = None) -> int:
+    one_voice()
     parser = build_parser()
     args, typed = parser.parse(sys.argv[1:] if argv is None else argv)
     check_usage(parser, args, typed)
+    from chestxray import machine
+    from chestxray.distributed import joined
     from chestxray.files import folder_lock
 
     def work(stop: StopRequest) -> int:
-        if args.test:
-            return steps(parser, args, typed, stop)
-        with folder_lock(Path(args.output_dir)):
-            return steps(parser, args, typed, stop)
+        device = machine.pick_device(args.device)
+        with joined(device) as processes:
+            writes = processes.rank == 0 and not args.test
+            with folder_lock(Path(args.output_dir)) if writes else nullcontext():
+                return steps(parser, args, typed, stop, device, processes)
 
     return answer(work, args.debug)
 
 
 def steps(
-    parser: Parser, args: argparse.Namespace, typed: dict[str, Any], stop: StopRequest
+    parser: Parser,
+    args: argparse.Namespace,
+    typed: dict[str, Any],
+    stop: StopRequest,
+    device: "torch.device",
+    processes: "OneProcess",
 ) -> int:
     """What is done, in the order in which the data walk through; a test returns early."""
     import torch
@@ -282,7 +298,6 @@ def steps(
     from chestxray.trainer import STEPS_BETWEEN_LOOKS, train
     from chestxray.wording import counted
 
-    device = machine.pick_device(args.device)
     output = Path(args.output_dir)
 
     # The checkpoint, and the options that come from it
@@ -308,8 +323,9 @@ def steps(
     if not bf16:
         machine.compute_fp32_in_full()
     say(f"{device.type}, {precision}, {torch.get_num_threads()} CPU threads")
+    say(processes.describe(args.bs))
     if args.resume:
-        say(*checkpoint.other_machine(stored, precision))
+        say(*checkpoint.other_machine(stored, precision, processes.size))
 
     # Where the output goes
     if args.test:
@@ -356,14 +372,15 @@ def steps(
         check_room(output, 2 * runs.checkpoint_bytes(network))
 
     # Pictures
-    pictures = images.load_pictures(
-        rows["path"].tolist(),
-        args.size,
-        source=Path(args.data_path),
-        cache_dir=None if args.no_cache else Path(args.cache_dir),
-        workers=min(4, os.cpu_count() or 1) if args.workers is None else args.workers,
-        check=stop.check,
-    )
+    with nullcontext() if args.no_cache else processes.first_here(stop.check):
+        pictures = images.load_pictures(
+            rows["path"].tolist(),
+            args.size,
+            source=Path(args.data_path),
+            cache_dir=None if args.no_cache else Path(args.cache_dir),
+            workers=min(4, os.cpu_count() or 1) if args.workers is None else args.workers,
+            check=stop.check,
+        )
     if pictures.broken:
         if not args.skip_bad_images:
             raise ValueError(images.describe_broken(pictures.broken))
@@ -373,6 +390,15 @@ def steps(
         raise ValueError(f"none of {counted(len(rows), 'picture')} can be read")
     rows, slots = rows[readable], pictures.slots[readable]
     targets = rows[list(CLASSES)].to_numpy()
+    processes.compare(
+        {
+            "precision": f"{precision} on {device.type}",
+            "options": shlex.join(f"{k}={v}" for k, v in vars(args).items() if k not in MACHINE),
+            "checkpoint": "{run_id}, {epochs_done} epochs".format(**stored) if stored else "none",
+            "pictures": split.digest(rows),
+        },
+        stop.check,
+    )
     on_device = device.type == "cuda" and images.fit_on_device(
         len(rows), args.size, machine.free_memory(device)
     )
@@ -391,8 +417,15 @@ def steps(
     if args.test:
         machine.reuse_freed_memory()
         logits, sigmoids = predict(
-            network.trained_part(), part(*split.PARTS), args.bs, "scoring", stop.check
+            network.trained_part(),
+            part(*split.PARTS),
+            args.bs,
+            "scoring",
+            processes.agreed(stop),
+            processes,
         )
+        if processes.rank > 0:
+            return 0
         patients = rows["patient"].to_numpy()
         figures = metrics(targets, sigmoids, patients, args.ci, args.seed)
         beside = scores.write_metrics(target, origin, figures)
@@ -431,6 +464,7 @@ def steps(
             },
             "versions": checkpoint.versions(),
             "threads": torch.get_num_threads(),
+            "processes": processes.size,
             "precision": precision,
             "table": {"files": found.fingerprint, "labels": found.label_counts()},
         },
@@ -439,15 +473,31 @@ def steps(
     if run.pictures_done:
         same_tables = found.fingerprint == stored["table"]["files"]
         split.check_training_part(train_set.names, stored["split"], same_tables)
+
+    def keep_epoch() -> None:
+        line = folder.save_epoch(run, network, optimizer)
+        machine.return_freed_memory()
+        say(line)
+
+    def keep_within() -> None:
+        folder.save_within(run, network, optimizer)
+
+    def scorer() -> model.Constant:
+        processes.same_buffers(network)
+        return network.trained_part()
+
+    first = processes.rank == 0
     frozen = network.frozen_part()
     train_features, val_features = Features(train_set, frozen), Features(val_set, frozen)
     try:
-        if args.stage > 1:
+        if args.stage > 1 and processes.size > 1:
+            say("several processes: what the frozen layers make is computed again in every epoch")
+        elif args.stage > 1:
             free = machine.free_memory(device)
             say(keep_if_it_fits([train_features, val_features], free, stop.check))
         train(
             run,
-            network,
+            processes.wrap(network),
             criterion,
             optimizer,
             train_features,
@@ -457,11 +507,12 @@ def steps(
                 train_set.targets, args.seed, epoch, args.max_per_class
             ),
             save_seconds=60 * args.save_minutes,
-            save_epoch=lambda: say(folder.save_epoch(run, network, optimizer)),
-            save_within=lambda: folder.save_within(run, network, optimizer),
-            check=stop.check,
-            scorer=network.trained_part,
+            save_epoch=keep_epoch if first else lambda: None,
+            save_within=keep_within if first else lambda: None,
+            check=processes.agreed(stop),
+            scorer=scorer,
             look_every=1 if device.type == "cpu" else STEPS_BETWEEN_LOOKS,
+            processes=processes,
         )
     except Stopped:
         typed_here = "".join(
@@ -470,7 +521,7 @@ def steps(
             for name in MACHINE
             if name in typed
         )
-        say(folder.way_on(run, typed_here))
+        say(folder.way_on(run, processes.command, typed_here))
         raise
     return 0
 

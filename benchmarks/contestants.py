@@ -14,14 +14,14 @@ from chestxray.features import Features
 from chestxray.images import load_pictures
 from chestxray.losses import FocalLoss
 from chestxray.runs import Run
-from chestxray.trainer import train_one_epoch
+from chestxray.trainer import STEPS_BETWEEN_LOOKS, train_one_epoch
 
-CPU = torch.device("cpu")
+DEVICE = machine.pick_device("auto")
 
 
 def stage_1() -> tuple[model.ChestResNet, torch.optim.Optimizer]:
-    network = model.build_model(15, seed=0)
-    network.bf16 = machine.computes_in_bf16(CPU)
+    network = model.build_model(15, seed=0).to(DEVICE)
+    network.bf16 = machine.computes_in_bf16(DEVICE)
     network.set_trainable(model.STAGES[1])
     return network, torch.optim.Adam(network.trainable_parameters(), lr=1e-4, fused=True)
 
@@ -29,7 +29,10 @@ def stage_1() -> tuple[model.ChestResNet, torch.optim.Optimizer]:
 def loaded(track: Track, cache: Path) -> ChestDataset:
     pictures = load_pictures(track.paths, SIZE, track.source, cache, workers=2)
     names = np.array([Path(path).name for path in track.paths], dtype=object)
-    return ChestDataset(names, pictures.pixels, pictures.slots, track.targets, CPU)
+    resident = DEVICE.type == "cuda"
+    return ChestDataset(
+        names, pictures.pixels, pictures.slots, track.targets, DEVICE, resident=resident
+    )
 
 
 def training(track: Track) -> Lap:
@@ -53,15 +56,18 @@ def first_epoch(track: Track) -> Lap:
 def epoch(network: model.ChestResNet, optimizer: torch.optim.Optimizer, dataset: Features) -> int:
     run = Run("benchmark", stage=1, lr=1e-4, epochs_done=0, epochs_planned=1)
     order = np.random.default_rng(0).permutation(len(dataset))
-    train_one_epoch(network, FocalLoss(), optimizer, dataset, order, BATCH, run)
+    look_every = 1 if DEVICE.type == "cpu" else STEPS_BETWEEN_LOOKS
+    train_one_epoch(
+        network, FocalLoss(), optimizer, dataset, order, BATCH, run, look_every=look_every
+    )
     return run.pictures_done
 
 
 def training_ceiling(track: Track) -> Lap:
     network, optimizer = stage_1()
     frozen, criterion = network.frozen_part(), FocalLoss()
-    images = torch.randn(BATCH, 3, SIZE, SIZE).contiguous(memory_format=torch.channels_last)
-    targets = torch.from_numpy(track.targets[:BATCH]).float()
+    images = one_batch()
+    targets = torch.from_numpy(track.targets[:BATCH]).float().to(DEVICE)
     steps = len(track.paths) // BATCH
 
     def lap() -> int:
@@ -76,10 +82,15 @@ def training_ceiling(track: Track) -> Lap:
     return lap
 
 
+def one_batch() -> torch.Tensor:
+    images = torch.randn(BATCH, 3, SIZE, SIZE).contiguous(memory_format=torch.channels_last)
+    return images.to(DEVICE)
+
+
 def whole_network() -> model.Constant:
     machine.reuse_freed_memory()
-    network = model.build_model(15, seed=0)
-    network.bf16 = machine.computes_in_bf16(CPU)
+    network = model.build_model(15, seed=0).to(DEVICE)
+    network.bf16 = machine.computes_in_bf16(DEVICE)
     return network.trained_part()
 
 
@@ -90,7 +101,7 @@ def evaluation(track: Track) -> Lap:
 
 def evaluation_ceiling(track: Track) -> Lap:
     scorer = whole_network()
-    images = torch.randn(BATCH, 3, SIZE, SIZE).contiguous(memory_format=torch.channels_last)
+    images = one_batch()
     steps = len(track.paths) // BATCH
 
     def lap() -> int:

@@ -21,7 +21,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks.race import machine
+from benchmarks.race import described, machine
 from benchmarks.tables import made, make_pictures, released
 from chestxray.entries import TEST_LIST, TRAIN_VAL_LIST
 from chestxray.images import cache_file
@@ -39,7 +39,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures there")
     args = parser.parse_args()
-    print("{cores} cores of {cpu}, torch {torch}, {date}".format(**machine()))
+    print(described(machine()))
     with tempfile.TemporaryDirectory() as name:
         found = {
             "start": start(Path(name) / "start"),

@@ -11,7 +11,10 @@ from torchvision.transforms import v2
 from benchmarks.race import BATCH, SIZE, Lap, Track
 from chestxray.dataset import MEAN, STD
 from chestxray.losses import FocalLoss
+from chestxray.machine import pick_device
 from chestxray.model import STAGES
+
+DEVICE = pick_device("auto")
 
 
 class PlainDataset(Dataset):
@@ -38,7 +41,7 @@ class PlainDataset(Dataset):
 
 def training(track: Track) -> Lap:
     """Stage 1: layer2 to fc train, the others have no gradient."""
-    model = resnet50(num_classes=track.targets.shape[1])
+    model = resnet50(num_classes=track.targets.shape[1]).to(DEVICE)
     for name, module in model.named_children():
         module.requires_grad_(name in STAGES[1])
     loader = DataLoader(PlainDataset(track.paths, track.targets), BATCH, shuffle=True)
@@ -50,7 +53,7 @@ def training(track: Track) -> Lap:
         model.train()
         for images, targets in loader:
             optimizer.zero_grad()
-            loss = criterion(model(images), targets)
+            loss = criterion(model(images.to(DEVICE)), targets.to(DEVICE))
             loss.backward()
             optimizer.step()
             loss.item()
@@ -61,12 +64,12 @@ def training(track: Track) -> Lap:
 
 def evaluation(track: Track) -> Lap:
     """Scores of every picture."""
-    model = resnet50(num_classes=track.targets.shape[1]).eval()
+    model = resnet50(num_classes=track.targets.shape[1]).to(DEVICE).eval()
     loader = DataLoader(PlainDataset(track.paths, track.targets), BATCH)
 
     def lap() -> int:
         with torch.no_grad():
-            scores = [torch.sigmoid(model(images)).numpy() for images, _ in loader]
+            scores = [torch.sigmoid(model(images.to(DEVICE))).cpu().numpy() for images, _ in loader]
         return len(np.concatenate(scores))
 
     return lap

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.race import machine
+from benchmarks.race import described, machine
 from chestxray.phantom import draw_dataset
 from chestxray.scores import metrics_path, read_scores
 
@@ -33,7 +33,7 @@ def main() -> None:
     parser.add_argument("--pictures", type=int, default=1600, metavar="N")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures there")
     args = parser.parse_args()
-    print("{cores} cores of {cpu}, torch {torch}, {date}".format(**machine()))
+    print(described(machine()))
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         for size in SIZES:

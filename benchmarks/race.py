@@ -102,12 +102,19 @@ def _raced(lanes: Mapping[str, Connection], rounds: int) -> dict[str, dict[str, 
 def _lane(prepare: Callable[[Track], Lap], track: Track, pipe: Connection) -> None:
     lap = prepare(track)
     lap()
+    _wait_for_device()
     pipe.send("ready")
     while pipe.recv() == "go":
         start = time.perf_counter()
         pictures = lap()
+        _wait_for_device()
         pipe.send(pictures / (time.perf_counter() - start))
     pipe.send(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+
+
+def _wait_for_device() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
 
 
 def ratio(found: dict[str, dict[str, Any]], above: str, below: str) -> dict[str, float]:
@@ -126,10 +133,17 @@ def machine() -> dict[str, Any]:
     ] or [platform.processor()]
     return {
         "cpu": names[0],
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "cores": torch.get_num_threads(),
         "torch": str(torch.__version__),
         "date": date.today().isoformat(),
     }
+
+
+def described(where: dict[str, Any]) -> str:
+    """A machine in a line."""
+    gpu = f"{where['gpu']}, " if where["gpu"] else ""
+    return gpu + "{cores} cores of {cpu}, torch {torch}, {date}".format(**where)
 
 
 def report(
@@ -140,7 +154,7 @@ def report(
 ) -> None:
     """Print the figures, and write them down where asked; ratios by their key in the JSON."""
     where = machine()
-    print("{cores} cores of {cpu}, torch {torch}, {date}".format(**where))
+    print(described(where))
     print(f"{args.pictures} pictures a lap, {args.rounds} rounds; median (range)")
     for label, figures in found.items():
         speeds = figures["pictures_per_second"]

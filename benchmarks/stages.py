@@ -17,15 +17,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.race import BATCH, SIZE, machine
+from benchmarks.race import BATCH, SIZE, described, machine
 from chestxray import model, runs, trainer
 from chestxray.dataset import ChestDataset, epoch_order
 from chestxray.features import Features, keep_if_it_fits
 from chestxray.labels import CLASSES
 from chestxray.losses import FocalLoss
-from chestxray.machine import computes_in_bf16, free_memory
+from chestxray.machine import computes_in_bf16, free_memory, pick_device
 
-CPU = torch.device("cpu")
+DEVICE = pick_device("auto")
 EPOCHS = {1: 1, 2: 1, 3: 3, 4: 3}
 PROMISED = {2: 1.4, 3: 3.5, 4: 50.0}  # times as fast as an epoch of stage 1, at least
 
@@ -40,12 +40,14 @@ def main() -> None:
     targets = (rng.uniform(size=(args.pictures, len(CLASSES))) < 0.1).astype(np.uint8)
     validation = np.arange(args.pictures) % 10 == 0
 
+    resident = DEVICE.type == "cuda"
+
     def part(rows: np.ndarray) -> ChestDataset:
         slots = np.flatnonzero(rows)
         names = np.array([f"{slot:08d}_000.png" for slot in slots], dtype=object)
-        return ChestDataset(names, pixels, slots, targets[slots], CPU)
+        return ChestDataset(names, pixels, slots, targets[slots], DEVICE, resident)
 
-    print("{cores} cores of {cpu}, torch {torch}, {date}".format(**machine()))
+    print(described(machine()))
     found: dict[int, dict[str, Any]] = {}
     for stage in EPOCHS:
         found[stage] = timed(stage, part(~validation), part(validation))
@@ -64,15 +66,15 @@ def main() -> None:
 
 def timed(stage: int, train_set: ChestDataset, val_set: ChestDataset) -> dict[str, Any]:
     """Seconds of each epoch, and of the filling before."""
-    network = model.build_model(len(CLASSES), seed=0)
-    network.bf16 = computes_in_bf16(CPU)
+    network = model.build_model(len(CLASSES), seed=0).to(DEVICE)
+    network.bf16 = computes_in_bf16(DEVICE)
     network.set_trainable(model.STAGES[stage])
     optimizer = torch.optim.Adam(network.trainable_parameters(), lr=1e-4, fused=True)
     frozen = network.frozen_part()
     train_features, val_features = Features(train_set, frozen), Features(val_set, frozen)
     start = time.perf_counter()
     parts = [train_features, val_features]
-    kept = keep_if_it_fits(parts, free_memory(CPU)) if stage > 1 else None
+    kept = keep_if_it_fits(parts, free_memory(DEVICE)) if stage > 1 else None
     filled = time.perf_counter()
     run = runs.Run("benchmark", stage, 1e-4, epochs_done=0, epochs_planned=EPOCHS[stage])
     ends = []
@@ -97,6 +99,7 @@ def timed(stage: int, train_set: ChestDataset, val_set: ChestDataset) -> dict[st
             save_within=lambda: folder.save_within(run, network, optimizer),
             check=lambda: None,
             scorer=network.trained_part,
+            look_every=1 if DEVICE.type == "cpu" else trainer.STEPS_BETWEEN_LOOKS,
         )
     epochs = [end - begin for begin, end in zip([filled, *ends], ends, strict=False)]
     return {"epochs": epochs, "filling": filled - start, "kept": kept}

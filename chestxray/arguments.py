@@ -9,13 +9,15 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 from chestxray.interrupt import Stopped, StopRequest, listen
+from chestxray.voice import tell_once
 
 
 class Parser(argparse.ArgumentParser):
     """An ArgumentParser that tells what was typed from what is a default."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: error: {message} (--help shows all flags)\n")
+        tell_once(f"{self.prog}: error: {message} (--help shows all flags)")
+        sys.exit(2)
 
     def parse(self, argv: list[str]) -> tuple[argparse.Namespace, dict[str, Any]]:
         """All options, and those of them that were typed."""
@@ -63,12 +65,12 @@ def answer(work: Callable[[StopRequest], int], debug: bool = False) -> int:
         try:
             return work(stop)
         except Stopped as stopped:
-            print(stopped, file=sys.stderr)
+            tell_once(str(stopped))
             return 128 + stopped.signum
         except (OSError, ValueError, FloatingPointError, MemoryError, RuntimeError) as error:
             if debug or (isinstance(error, RuntimeError) and not _is_of_memory(error)):
                 raise
-            print(f"error: {_text(error)}{_way_out(error)}", file=sys.stderr)
+            tell_once(f"error: {_text(error)}{_way_out(error)}")
             return 1
 
 

@@ -3,7 +3,7 @@
 A checkpoint is a zip of tensors and plain values that `torch.load(weights_only=True)` reads, so
 that opening one runs no code (chestxray/schema.py has each key's kind and range):
 
-    format 1 | run_id | arch | classes | stage | lr | epochs_done | epochs_planned
+    format 2 | run_id | arch | classes | stage | lr | epochs_done | epochs_planned
     pictures_done, loss_sum, seconds_done   of the epoch under way; 0 between epochs
     parent      the checkpoint that the run began from, None for a first stage from scratch
     split       see chestxray.split.pack
@@ -12,6 +12,7 @@ that opening one runs no code (chestxray/schema.py has each key's kind and range
     model, optimizer                        state dicts
     history     the records of log.jsonl
     versions, threads, precision            of program and libraries; CPU threads; fp32 or bf16
+    processes                               that shared the batches; 1 in format 1, which lacks it
     table       SHA-256 of the label tables, pictures by class
 """
 
@@ -32,7 +33,7 @@ from chestxray.labels import CLASSES
 from chestxray.model import ARCH, check_weights
 from chestxray.wording import listed
 
-FORMAT = 1
+FORMAT = 2
 LAST, BEST = "last.pth", "best.pth"
 _NAME = re.compile(r"stage([1-4])_(\d+)_(\d{2,})\.pth")
 
@@ -85,6 +86,8 @@ def _verified(path: Path, content: Any) -> dict[str, Any]:
             f"{path} has format {content['format']}, this program reads up to {FORMAT}: it was "
             "written by a newer version"
         )
+    if content["format"] == 1:
+        content = {"processes": 1, **content}
     try:
         schema.check(content)
     except ValueError as error:
@@ -239,8 +242,8 @@ def versions() -> dict[str, str]:
     }
 
 
-def other_machine(checkpoint: dict[str, Any], precision: str) -> list[str]:
-    """What differs from where the checkpoint was written, as far as the last bits depend on it."""
+def other_machine(checkpoint: dict[str, Any], precision: str, processes: int = 1) -> list[str]:
+    """What differs from where the checkpoint was written, as far as the numbers depend on it."""
     here = {**versions(), "threads": torch.get_num_threads(), "precision": precision}
     there = {**checkpoint["versions"], **{k: checkpoint[k] for k in ("threads", "precision")}}
     differing = [
@@ -248,9 +251,17 @@ def other_machine(checkpoint: dict[str, Any], precision: str) -> list[str]:
         for name in ("torch", "cpu", "threads", "precision")
         if there.get(name) != here[name]
     ]
-    if not differing:
-        return []
-    return [f"another machine than before ({listed(differing)}): exact but for the last bits"]
+    notes = []
+    if differing:
+        notes.append(
+            f"another machine than before ({listed(differing)}): exact but for the last bits"
+        )
+    if checkpoint["processes"] != processes:
+        notes.append(
+            f"processes {checkpoint['processes']} -> {processes}: the order of the pictures goes "
+            "on, and a step takes another number of them"
+        )
+    return notes
 
 
 def _newest_readable(folder: Path) -> tuple[Path, dict[str, Any], list[str]]:

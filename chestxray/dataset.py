@@ -136,11 +136,13 @@ def cap(targets: np.ndarray, most: int) -> np.ndarray:
     return taken
 
 
-def batches(order: np.ndarray, batch_size: int, start: int = 0) -> Iterator[np.ndarray]:
-    """Cut an order into batches from a position on; a remainder of one joins the batch before."""
+def batches(
+    order: np.ndarray, batch_size: int, start: int = 0, least: int = 2
+) -> Iterator[np.ndarray]:
+    """Cut an order into batches from a position on; a smaller rest joins the batch before."""
     while start < len(order):
         stop = start + batch_size
-        if stop + 1 >= len(order):
+        if len(order) - stop < least:
             stop = len(order)
         yield order[start:stop]
         start = stop

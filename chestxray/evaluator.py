@@ -9,6 +9,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from torch import nn
 
 from chestxray.dataset import BatchSource, batches
+from chestxray.distributed import ONE_PROCESS, OneProcess
 from chestxray.labels import CLASSES, FINDINGS, NO_FINDING
 from chestxray.progress import Progress
 from chestxray.wording import counted, listed
@@ -23,15 +24,17 @@ def predict(
     batch_size: int,
     title: str,
     check: Callable[[], None] = lambda: None,
+    processes: OneProcess = ONE_PROCESS,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Score every picture once, in the order of the data set.
 
     Args:
         model: what the data set gathers to logits (n, C); left in eval mode.
         dataset: N pictures.
-        batch_size: pictures at a time.
+        batch_size: pictures at a time, per process.
         title: what the progress bar says.
         check: called between batches; an exception from it ends the work.
+        processes: who shares the pictures; each gets all scores.
 
     Returns:
         Logits (N, C) and scores (N, C) = sigmoid(logits), both float32 and finite.
@@ -42,12 +45,15 @@ def predict(
     model.eval()
     parts = []
     with torch.inference_mode(), Progress(title, len(dataset)) as progress:
-        for indices in batches(np.arange(len(dataset)), batch_size):
+        for indices in batches(np.arange(len(dataset)), batch_size * processes.size):
             check()
-            inputs, _ = dataset.gather(indices)
-            parts.append(model(inputs).float())
+            part = processes.part(indices)
+            if len(part):
+                inputs, _ = dataset.gather(part)
+                parts.append(model(inputs).float())
             progress.advance(len(indices))
-        logits = torch.cat(parts).cpu() if parts else torch.empty(0, len(CLASSES))
+        own = torch.cat(parts).cpu() if parts else torch.empty(0, len(CLASSES))
+        logits = processes.rows(own, len(dataset))
     if len(logits) != len(dataset):
         raise RuntimeError(f"{len(logits)} rows of scores for {len(dataset)} pictures")
     broken = ~torch.isfinite(logits).all(dim=1).numpy()

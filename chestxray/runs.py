@@ -242,11 +242,12 @@ class RunFolder:
         save(self.folder / LAST, self._checkpoint(run, model, optimizer))
         self.saved = True
 
-    def way_on(self, run: Run, options: str) -> str:
+    def way_on(self, run: Run, command: str, options: str) -> str:
         """Where a stopped run stands, and the command that finishes it.
 
         Args:
             run: as it stopped.
+            command: what starts the program.
             options: what else to type, since no checkpoint keeps it.
         """
         if not self.saved:
@@ -254,8 +255,9 @@ class RunFolder:
         where = f"after {counted(run.epochs_done, 'epoch')}"
         if run.pictures_done:
             where += f" and {counted(run.pictures_done, 'picture')} of the next"
-        command = f"python main.py --resume{options}"
-        return f"{self.folder / LAST} holds the run {where}; {command} finishes it"
+        return (
+            f"{self.folder / LAST} holds the run {where}; {command} --resume{options} finishes it"
+        )
 
     def _checkpoint(
         self, run: Run, model: nn.Module, optimizer: torch.optim.Optimizer

@@ -119,6 +119,7 @@ SCHEMA: dict[str, Any] = {
     ],
     "versions": _TEXTS,
     "threads": _whole(1),
+    "processes": _whole(1),
     "precision": _one_of("fp32", "bf16"),
     "table": {"files": _TEXTS, "labels": _COUNTS},
 }

@@ -1,11 +1,13 @@
 """Which picture is for training, validation or test: by patient, drawn once for a line of runs."""
 
+import hashlib
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from chestxray.entries import PARTS, Entries
+from chestxray.labels import CLASSES
 from chestxray.wording import counted, listed
 
 VAL_SHARE, TEST_SHARE = 0.1, 0.2  # of the patients
@@ -192,6 +194,13 @@ def place_newcomers(
         f"{counted(int(leaking.sum()), 'picture')} left out: their patients are in another part of "
         "the run's split"
     ]
+
+
+def digest(rows: pd.DataFrame) -> str:
+    """A short name of pictures, parts and labels, by which two machines compare theirs."""
+    names = "\n".join(rows["image"] + "\t" + rows["split"]).encode()
+    labels = rows[list(CLASSES)].to_numpy(dtype=np.uint8).tobytes()
+    return f"{len(rows):,}, {hashlib.sha256(names + labels).hexdigest()[:16]}"
 
 
 def _lines(text: str) -> list[str]:

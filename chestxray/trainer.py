@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from chestxray.dataset import BatchSource, batches
+from chestxray.distributed import ONE_PROCESS, OneProcess
 from chestxray.evaluator import mean_of_findings, predict, roc_auc_per_class
 from chestxray.interrupt import Stopped
 from chestxray.progress import Progress
@@ -28,6 +29,7 @@ def train_one_epoch(
     run: Run,
     after_look: Callable[[], None] = lambda: None,
     look_every: int = 1,
+    processes: OneProcess = ONE_PROCESS,
 ) -> None:
     """Train on the pictures of an epoch that are not done yet.
 
@@ -37,11 +39,13 @@ def train_one_epoch(
         optimizer: of the model's trainable parameters.
         dataset: the training pictures.
         order: indices into the data set, the whole epoch.
-        batch_size: pictures per step; a remainder of one joins the batch before.
+        batch_size: pictures per step and process; a rest with fewer than two for each process joins
+            the batch before.
         run: `pictures_done` is where to begin; it and the sums move on with each look.
         after_look: called after the step of each look; an exception from it leaves `run` in order.
         look_every: steps between two looks at the losses. A look waits for the device; it comes
             before the step, so that with 1 no step of a loss that is not finite is taken.
+        processes: who shares each batch; all have the same arguments, and the model is wrapped.
 
     Raises:
         ValueError: a single picture, of which BatchNorm cannot take a variance.
@@ -54,13 +58,20 @@ def train_one_epoch(
     position, pending = run.pictures_done, []
     began = time.monotonic()
     with Progress(title, len(order), run.pictures_done) as progress:
-        for indices in batches(order, batch_size, run.pictures_done):
-            inputs, targets = dataset.gather(indices)
-            loss = criterion(model(inputs), targets)
+        for indices in batches(
+            order, batch_size * processes.size, run.pictures_done, least=2 * processes.size
+        ):
+            share, weight = processes.share(indices)
+            inputs, targets = dataset.gather(share)
+            loss = weight * criterion(model(inputs), targets)
             pending.append((indices, loss.detach()))
             position += len(indices)
             looking = len(pending) == look_every or position == len(order)
-            losses = _finite_losses(pending, run.pictures_done, dataset.names) if looking else []
+            losses = (
+                _finite_losses(pending, run.pictures_done, dataset.names, processes)
+                if looking
+                else []
+            )
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -75,10 +86,13 @@ def train_one_epoch(
 
 
 def _finite_losses(
-    pending: list[tuple[np.ndarray, torch.Tensor]], before: int, names: np.ndarray
+    pending: list[tuple[np.ndarray, torch.Tensor]],
+    before: int,
+    names: np.ndarray,
+    processes: OneProcess,
 ) -> list[float]:
     """The losses of some batches, each with its indices, as numbers; waits for the device."""
-    losses: list[float] = torch.stack([loss for _, loss in pending]).tolist()
+    losses: list[float] = processes.mean(torch.stack([loss for _, loss in pending])).tolist()
     for (indices, _), value in zip(pending, losses, strict=True):
         if not np.isfinite(value):
             raise FloatingPointError(
@@ -95,12 +109,13 @@ def validate(
     dataset: BatchSource,
     batch_size: int,
     check: Callable[[], None],
+    processes: OneProcess = ONE_PROCESS,
 ) -> dict[str, Any]:
     """Loss, mean AUC over the findings that have both values, and how many those are.
 
     All None where there is no picture, or no finding with both values.
     """
-    logits, scores = predict(model, dataset, batch_size, "validation", check)
+    logits, scores = predict(model, dataset, batch_size, "validation", check, processes)
     if not len(dataset):
         return {"val_loss": None, "val_auc": None, "val_classes": 0}
     targets = torch.from_numpy(dataset.targets.astype(np.float32))
@@ -127,6 +142,7 @@ def train(
     check: Callable[[], None],
     scorer: Callable[[], nn.Module] | None = None,
     look_every: int = 1,
+    processes: OneProcess = ONE_PROCESS,
 ) -> None:
     """Bring a run to its planned end: train, validate, record and save, epoch by epoch.
 
@@ -136,9 +152,10 @@ def train(
         save_seconds: save inside an epoch after so long.
         save_epoch: keeps a finished epoch.
         save_within: keeps an epoch under way.
-        check: raises Stopped when a signal has asked to stop; what is done by then is kept.
+        check: raises Stopped when a signal has asked to stop, in all processes at once; what is
+            done by then is kept.
         scorer: gives the model as it is now in a form that is faster in scoring.
-        look_every: see train_one_epoch.
+        look_every, processes: see train_one_epoch.
 
     Raises:
         Stopped: after saving, where a batch was done since the last time.
@@ -168,10 +185,11 @@ def train(
                 run,
                 after_look,
                 look_every,
+                processes,
             )
             began = time.monotonic()
             scoring = scorer() if scorer else model
-            figures = validate(scoring, criterion, val_set, batch_size, check)
+            figures = validate(scoring, criterion, val_set, batch_size, check, processes)
         except FloatingPointError as error:
             raise FloatingPointError(
                 f"epoch {run.epochs_done + 1} at lr {run.lr:g} has diverged: {error}\n"

@@ -52,3 +52,12 @@ def test_what_keeping_an_epoch_costs_is_a_share_of_the_epoch(tmp_path: Path) -> 
     shares = [s / e for s, e in zip(content["saves"], content["epochs"], strict=True)]
     assert content["share"] == pytest.approx(sorted(shares)[1])
     assert 0 < content["share"] < 1
+
+
+@pytest.mark.slow
+def test_the_efficiency_of_two_processes_is_of_their_speed_over_twice_that_of_one(
+    tmp_path: Path,
+) -> None:
+    content = written(tmp_path, "benchmarks.processes", "--pictures", "32", "--rounds", "1")
+    (one,), *_, (two,) = content["pictures_per_second"].values()
+    assert content["efficiency"]["torchrun, 2 processes"] == pytest.approx(two / (2 * one))

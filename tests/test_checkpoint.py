@@ -28,7 +28,7 @@ RECORD = {
 def made(**changes: Any) -> dict[str, Any]:
     """A small checkpoint with a two-number network."""
     return {
-        "format": 1,
+        "format": 2,
         "run_id": "r",
         "arch": "resnet50",
         "classes": list(CLASSES),
@@ -69,6 +69,7 @@ def made(**changes: Any) -> dict[str, Any]:
         "history": [RECORD],
         "versions": checkpoint.versions(),
         "threads": torch.get_num_threads(),
+        "processes": 1,
         "precision": "fp32",
         "table": {"files": {"a.csv": "0"}, "labels": {"Mass": 1}},
         **changes,
@@ -171,6 +172,8 @@ def test_another_machine_is_said(tmp_path: Path) -> None:
     said = checkpoint.other_machine(elsewhere, "bf16")[0]
     assert f"threads {torch.get_num_threads() + 6} ->" in said
     assert "precision fp32 -> bf16" in said
+    (said,) = checkpoint.other_machine(made(processes=2), "fp32", processes=3)
+    assert said.startswith("processes 2 -> 3: the order of the pictures goes on")
 
 
 def test_versions_are_plain_text(tmp_path: Path) -> None:

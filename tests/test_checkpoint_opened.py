@@ -29,10 +29,12 @@ def same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> boo
     return first.keys() == second.keys() and all(torch.equal(first[k], second[k]) for k in first)
 
 
-def test_a_checkpoint_of_format_1_is_read() -> None:
-    """The file was written by version 0.1; its network has two inputs."""
-    held = checkpoint.load(Path(__file__).parent / "formats" / "format1.pth")
-    assert held["format"] == 1 and held["classes"] == list(CLASSES)
+@pytest.mark.parametrize(("number", "processes"), [(1, 1), (2, 3)])
+def test_a_checkpoint_of_each_format_is_read(number: int, processes: int) -> None:
+    """The files were written when the format was new; their network has two inputs."""
+    held = checkpoint.load(Path(__file__).parent / "formats" / f"format{number}.pth")
+    assert held["format"] == number and held["classes"] == list(CLASSES)
+    assert held["processes"] == processes
     assert torch.equal(held["model"]["fc.weight"], torch.arange(30.0).view(15, 2))
     assert held["history"][0]["val_auc"] == 0.75 and held["args"]["loss_func"] == "FocalLoss"
 

@@ -306,7 +306,7 @@ NAN = torch.tensor([1.0, float("nan")])
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"format": 2}, "format 2, this program reads up to 1: it was written by a newer version"),
+        ({"format": 3}, "format 3, this program reads up to 2: it was written by a newer version"),
         ({"format": "1"}, "format is '1', not a whole number, at least 1"),
         ({"format": 0}, "format is 0, not a whole number, at least 1"),
         ({"arch": "densenet121"}, "is of the network 'densenet121'; this program has resnet50"),

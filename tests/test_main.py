@@ -308,7 +308,7 @@ def test_the_checkpoint_has_the_documented_keys_and_plain_values_only(two_epochs
     held = torch.load(two_epochs / "last.pth", weights_only=True)
     keys = """format run_id arch classes stage lr epochs_done epochs_planned pictures_done loss_sum
     seconds_done parent split size mean std args model optimizer history versions threads
-    precision table"""
+    processes precision table"""
     assert set(held) == set(keys.split())
     assert held["args"]["bs"] == 16 and "workers" not in held["args"]
     assert held["table"]["labels"].keys() == set(CLASSES)

@@ -192,11 +192,14 @@ def test_a_new_run_does_not_replace_another_lines_files_and_its_own_line_may(
 
 def test_a_stopped_run_says_how_to_go_on(tmp_path: Path) -> None:
     shop, state = Workshop(tmp_path), runs.new_run(1e-4, 2)
-    assert shop.folder.way_on(state, "") == "no batch was done, and nothing new is written"
+    assert (
+        shop.folder.way_on(state, "python main.py", "")
+        == "no batch was done, and nothing new is written"
+    )
     shop.epoch(state, 0.6)
     state.pictures_done = 8
     shop.folder.save_within(state, shop.model, shop.optimizer)
-    said = shop.folder.way_on(state, " --output-dir here --precision fp32")
+    said = shop.folder.way_on(state, "python main.py", " --output-dir here --precision fp32")
     assert "after 1 epoch and 8 pictures of the next" in said
     assert "python main.py --resume --output-dir here --precision fp32 finishes it" in said
     assert checkpoint.load(tmp_path / "last.pth")["pictures_done"] == 8

@@ -1,0 +1,127 @@
+"""Training in two processes of one thread each against one process of one thread.
+
+python -m benchmarks.processes --json processes.json
+
+Stage 1 on random pictures of 224 px, the same global batch: one process without torchrun, one and
+two under torchrun (where there is CUDA: as many as devices). The runs take turns, so that what else
+the machine does falls on all of them. The efficiency is pictures/s over those of one process, by
+the number of processes.
+"""
+
+import argparse
+import json
+import math
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from benchmarks.race import SIZE, described, machine
+from chestxray import model
+from chestxray.arguments import number
+from chestxray.dataset import ChestDataset
+from chestxray.distributed import joined
+from chestxray.features import Features
+from chestxray.labels import CLASSES
+from chestxray.losses import FocalLoss
+from chestxray.machine import computes_in_bf16, pick_device
+from chestxray.runs import Run
+from chestxray.trainer import STEPS_BETWEEN_LOOKS, train_one_epoch
+
+TOTAL = 32  # pictures a step, of all processes
+ROOT = Path(__file__).resolve().parents[1]
+RUNS = {"one process": 0, "torchrun, 1 process": 1, "torchrun, 2 processes": 2}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    batches = number(int, TOTAL, math.inf, f"a whole number, at least a batch of {TOTAL}")
+    rounds = number(int, 1, math.inf, "a whole number, at least 1")
+    parser.add_argument("--pictures", type=batches, default=256, metavar="N", help="an epoch")
+    parser.add_argument("--rounds", type=rounds, default=5, metavar="N")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures there")
+    args = parser.parse_args()
+    print(described(machine()) + ", one thread for each process")
+    devices = torch.cuda.device_count() or max(RUNS.values())
+    runs = {label: count for label, count in RUNS.items() if count <= devices}
+    speeds: dict[str, list[float]] = {label: [] for label in runs}
+    for _ in range(args.rounds):
+        for label, count in runs.items():
+            speeds[label].append(speed(count, args.pictures))
+        print("  ".join(f"{k} {v[-1]:.1f}" for k, v in speeds.items()), file=sys.stderr, flush=True)
+    efficiencies = {}
+    for label, count in runs.items():
+        pairs = zip(speeds[label], speeds["one process"], strict=True)
+        ratios = [ours / (one * max(1, count)) for ours, one in pairs]
+        efficiencies[label] = statistics.median(ratios)
+        print(
+            f"{label:<22} {statistics.median(speeds[label]):6.1f} pictures/s, efficiency "
+            f"{efficiencies[label]:.2f} ({min(ratios):.2f}-{max(ratios):.2f})"
+        )
+    if args.json:
+        content = {"machine": machine(), "pictures_per_second": speeds, "efficiency": efficiencies}
+        args.json.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def speed(count: int, pictures: int) -> float:
+    """Pictures per second of an epoch by so many processes under torchrun; 0: without it."""
+    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}"]
+    with tempfile.TemporaryDirectory() as name:
+        path = Path(name) / "speed"
+        subprocess.run(
+            [sys.executable, *(launcher if count else []), __file__, str(path), str(pictures)],
+            env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+            check=True,
+            capture_output=True,
+        )
+        return float(path.read_text(encoding="ascii"))
+
+
+def epochs(path: Path, pictures: int) -> None:
+    """In a process of a run: an epoch to warm up and one to time."""
+    device = pick_device("auto")
+    rng = np.random.default_rng(0)
+    names = np.array([f"{index:08d}_000.png" for index in range(pictures)], dtype=object)
+    pixels = rng.integers(256, size=(pictures, SIZE, SIZE), dtype=np.uint8)
+    targets = (rng.uniform(size=(pictures, len(CLASSES))) < 0.1).astype(np.uint8)
+    with joined(device) as processes:
+        network = model.build_model(len(CLASSES), seed=0).to(device)
+        network.bf16 = computes_in_bf16(device)
+        network.set_trainable(model.STAGES[1])
+        optimizer = torch.optim.Adam(network.trainable_parameters(), lr=1e-4, fused=True)
+        wrapped = processes.wrap(network)
+        on_device = device.type == "cuda"
+        slots = np.arange(pictures)
+        data = ChestDataset(names, pixels, slots, targets, device, resident=on_device)
+        features = Features(data, network.frozen_part())
+        for warming_up in (True, False):
+            run = Run("benchmark", stage=1, lr=1e-4, epochs_done=0, epochs_planned=1)
+            order = rng.permutation(2 * TOTAL if warming_up else pictures) % pictures
+            began = time.perf_counter()
+            train_one_epoch(
+                wrapped,
+                FocalLoss(),
+                optimizer,
+                features,
+                order,
+                TOTAL // processes.size,
+                run,
+                look_every=STEPS_BETWEEN_LOOKS if on_device else 1,
+                processes=processes,
+            )
+        seconds = time.perf_counter() - began
+        if processes.rank == 0:
+            path.write_text(str(pictures / seconds), encoding="ascii")
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] and not sys.argv[1].startswith("-"):
+        epochs(Path(sys.argv[1]), int(sys.argv[2]))
+    else:
+        main()

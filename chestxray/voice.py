@@ -1,0 +1,81 @@
+"""Who speaks: this process, or under torchrun one process for the whole job.
+
+The first process prints; the others are silent. A fault is said by the process that meets it first,
+since all may meet the same one, and torchrun ends the others before they could say it. What has
+been said is noted in torchrun's store, which outlives every process of the job.
+"""
+
+import os
+import sys
+from functools import cache
+from types import TracebackType
+from typing import TYPE_CHECKING, TextIO
+
+if TYPE_CHECKING:  # torch takes seconds, and wrong usage is answered at once
+    from torch.distributed import Store
+
+UNDER_TORCHRUN = "TORCHELASTIC_RUN_ID" in os.environ
+RANK = int(os.environ["RANK"]) if UNDER_TORCHRUN else 0
+_SAID = "said"
+
+
+def one_voice() -> None:
+    """Under torchrun: only the first process prints, and one process says what went wrong."""
+    if UNDER_TORCHRUN:
+        sys.excepthook = _trace_once
+    if RANK > 0:
+        sys.stdout = sys.stderr = open(os.devnull, "w")  # to the end of the process
+
+
+def tell_once(text: str) -> None:
+    """Print on stderr why this command ends, unless another process of the job has done so."""
+    if not UNDER_TORCHRUN:
+        print(text, file=sys.stderr)
+    elif _first_to_say():
+        print(f"process {RANK}: {text}" if RANK else text, file=_stderr(), flush=True)
+
+
+def has_ended() -> bool:
+    """Whether some process of the job has said why it ends."""
+    return store().check([_SAID])
+
+
+@cache
+def store() -> "Store":
+    """What all processes of the job can write into and read."""
+    from torch.distributed.rendezvous import rendezvous
+
+    return next(rendezvous("env://"))[0]
+
+
+def _first_to_say() -> bool:
+    return store().add(_SAID, 1) == 1
+
+
+def _stderr() -> TextIO | None:
+    return sys.__stderr__ if RANK > 0 else sys.stderr
+
+
+def _trace_once(
+    kind: type[BaseException], error: BaseException, trace: TracebackType | None
+) -> None:
+    if not _first_to_say():
+        return
+    if _is_of_a_lost_process(error):
+        print(
+            "error: another process of the job has died or cannot be reached; torchrun's report "
+            "says which\nthe files are whole: a new torchrun with main.py --resume trains on from "
+            "the last save",
+            file=_stderr(),
+        )
+    else:
+        sys.stderr = _stderr()
+        sys.__excepthook__(kind, error, trace)
+
+
+def _is_of_a_lost_process(error: BaseException) -> bool:
+    from torch.distributed import DistError
+
+    return isinstance(error, DistError) or (
+        isinstance(error, RuntimeError) and "gloo" in str(error)
+    )

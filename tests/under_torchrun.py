@@ -1,0 +1,118 @@
+"""What tests/test_distributed.py starts under torchrun.
+
+under_torchrun.py main WORDS     main.py, noting the pictures that it trains on; see _main
+under_torchrun.py steps FILE     the loss of every step of an epoch of some pictures
+under_torchrun.py rows FILE      what several counts of pictures are scored with
+"""
+
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+import main as door  # noqa: E402
+from chestxray import model, trainer  # noqa: E402
+from chestxray.dataset import ChestDataset  # noqa: E402
+from chestxray.distributed import OneProcess, joined  # noqa: E402
+from chestxray.evaluator import predict  # noqa: E402
+from chestxray.features import Features  # noqa: E402
+from chestxray.losses import FocalLoss  # noqa: E402
+from chestxray.runs import Run  # noqa: E402
+
+CPU = torch.device("cpu")
+COUNTS = (15, 13, 2, 1)
+# Pictures of an epoch whose batches of 6 are cut alike by one, two and three processes: with a rest
+# that joins, of uneven shares, and of fewer than two for each process.
+TOTAL, LENGTHS = 6, (12, 13, 19, 5, 3)
+
+
+def pictures(count: int) -> ChestDataset:
+    rng = np.random.default_rng(count)
+    return ChestDataset(
+        np.array([f"{i}.png" for i in range(count)], dtype=object),
+        rng.integers(0, 256, (count, 32, 32)).astype(np.uint8),
+        np.arange(count),
+        (rng.uniform(size=(count, 15)) < 0.3).astype(np.uint8),
+        CPU,
+    )
+
+
+def steps(count: int, batch_size: int, processes: OneProcess) -> tuple[list[float], torch.Tensor]:
+    """The mean loss of each step of an epoch of stage 4 in fp32, and the head at its end."""
+    network = model.build_model(15, seed=0)
+    network.set_trainable(model.STAGES[4])
+    data = Features(pictures(count), network.frozen_part())
+    run = Run("r", 4, 1e-3, epochs_done=0, epochs_planned=1)
+    sums = [(0, 0.0)]
+    optimizer = torch.optim.Adam(network.trainable_parameters(), lr=1e-3, fused=True)
+    wrapped: nn.Module = processes.wrap(network)
+    trainer.train_one_epoch(
+        wrapped,
+        FocalLoss(),
+        optimizer,
+        data,
+        np.random.default_rng(5).permutation(count),
+        batch_size,
+        run,
+        after_look=lambda: sums.append((run.pictures_done, run.loss_sum)),
+        processes=processes,
+    )
+    losses = [(b[1] - a[1]) / (b[0] - a[0]) for a, b in zip(sums, sums[1:], strict=False)]
+    return losses, network.fc.weight.detach().clone()
+
+
+def rows(count: int, processes: OneProcess) -> np.ndarray:
+    """Scores of pictures, whatever process computed them."""
+    network = model.build_model(15, seed=0)
+    return predict(network.trained_part(), pictures(count), 4, "scoring", processes=processes)[1]
+
+
+def _main(words: list[str]) -> int:
+    """main.py. NOTES: a folder for the names of the pictures of each batch that is trained on.
+    STOP, RAISE: "RANK BATCH", a process that gets a TERM, or runs out of memory, before a batch."""
+    rank = int(os.environ.get("RANK", 0))
+    gather, batch = Features.gather, 0
+
+    def noting(self: Features, indices: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+        nonlocal batch
+        if torch.is_grad_enabled():
+            for what in ("STOP", "RAISE"):
+                if os.environ.get(what) == f"{rank} {batch}" and what == "STOP":
+                    os.kill(os.getpid(), signal.SIGTERM)
+                elif os.environ.get(what) == f"{rank} {batch}":
+                    raise MemoryError("made up by a test")
+            batch += 1
+            with open(Path(os.environ["NOTES"]) / f"{rank}.txt", "a") as notes:
+                notes.write("".join(f"{name}\n" for name in self.names[indices]))
+        return gather(self, indices)
+
+    Features.gather = noting  # type: ignore[method-assign]
+    return door.main(words)
+
+
+def _in_a_group(what: str, path: Path) -> None:
+    with joined(CPU) as processes:
+        if what == "rows":
+            found: object = [rows(count, processes).tolist() for count in COUNTS]
+        else:
+            found = [
+                (losses, head.tolist())
+                for count in LENGTHS
+                for losses, head in [steps(count, TOTAL // processes.size, processes)]
+            ]
+        if processes.rank == 0:
+            path.write_text(json.dumps(found))
+
+
+if __name__ == "__main__":
+    if sys.argv[1] == "main":
+        sys.exit(_main(sys.argv[2:]))
+    _in_a_group(sys.argv[1], Path(sys.argv[2]))

@@ -262,11 +262,12 @@ def main(argv: list[str] | None = None) -> int:
     parser = build_parser()
     args, typed = parser.parse(sys.argv[1:] if argv is None else argv)
     check_usage(parser, args, typed)
-    from chestxray import machine
-    from chestxray.distributed import joined
-    from chestxray.files import folder_lock
 
     def work(stop: StopRequest) -> int:
+        from chestxray import machine
+        from chestxray.distributed import joined
+        from chestxray.files import folder_lock
+
         device = machine.pick_device(args.device)
         with joined(device) as processes:
             writes = processes.rank == 0 and not args.test
@@ -365,10 +366,11 @@ def steps(
         model.load_weights(network, stored["model"])
     network.to(device)
     network.bf16 = bf16
-    if args.test:
-        check_room(target.parent, len(rows) * scores.ROW_BYTES)
-    else:
+    if not args.test:
         network.set_trainable(model.trainable_parts(args.stage, args.weights == "none"))
+    if processes.rank == 0 and args.test:
+        check_room(target.parent, len(rows) * scores.ROW_BYTES)
+    elif processes.rank == 0:
         check_room(output, 2 * runs.checkpoint_bytes(network))
 
     # Pictures

@@ -356,6 +356,14 @@ def test_broken_pictures_end_the_job_before_training(drawn: Path, tmp_path: Path
 
 
 @pytest.mark.slow
+def test_a_fault_of_the_one_that_decodes_ends_those_who_wait(drawn: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    done = ran(3, tmp_path, "main", "--data_path", drawn, *RUN, "--cache-dir", "file")
+    said = [line for line in done.stderr.splitlines() if "error: the" in line]
+    assert done.returncode == 1 and len(said) == 1 and "file cannot be written" in said[0], said
+
+
+@pytest.mark.slow
 def test_two_machines_train_and_test_together(drawn: Path, tmp_path: Path) -> None:
     words = ("main", "--data_path", drawn, *RUN, "--bs", 4, "--epochs", 1)
     outputs = two_machines(tmp_path, *words)

@@ -5,13 +5,14 @@ import re
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import torch
 from conftest import ROOT
 
-from chestxray.files import folder_lock, link_or_copy, whole_file
+from chestxray.files import check_room, folder_lock, link_or_copy, whole_file
 
 HOLD = """
 import sys, time
@@ -190,3 +191,9 @@ def test_an_exception_in_the_block_frees_the_folder(tmp_path: Path) -> None:
         raise ValueError
     with folder_lock(tmp_path):
         pass
+
+
+def test_several_may_ask_for_room_in_one_folder_at_once(tmp_path: Path) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda _: check_room(tmp_path, needed=1), range(200)))
+    assert not list(tmp_path.iterdir())

@@ -24,7 +24,7 @@ from chestxray.voice import one_voice
 if TYPE_CHECKING:
     import torch
 
-    from chestxray.distributed import OneProcess
+    from chestxray.distributed import Processes
 
 # What needs torch or pandas is imported where the steps begin: --help and wrong usage answer
 # at once.
@@ -269,7 +269,7 @@ def main(argv: list[str] | None = None) -> int:
         from chestxray.files import folder_lock
 
         device = machine.pick_device(args.device)
-        with joined(device) as processes:
+        with joined(device, stop.check) as processes:
             writes = processes.rank == 0 and not args.test
             with folder_lock(Path(args.output_dir)) if writes else nullcontext():
                 return steps(parser, args, typed, stop, device, processes)
@@ -283,7 +283,7 @@ def steps(
     typed: dict[str, Any],
     stop: StopRequest,
     device: "torch.device",
-    processes: "OneProcess",
+    processes: "Processes",
 ) -> int:
     """What is done, in the order in which the data walk through; a test returns early."""
     import torch
@@ -300,6 +300,7 @@ def steps(
     from chestxray.wording import counted
 
     output = Path(args.output_dir)
+    first = processes.rank == 0  # who alone writes
 
     # The checkpoint, and the options that come from it
     stored: dict[str, Any] = {}
@@ -332,7 +333,7 @@ def steps(
     if args.test:
         target = Path(args.scores or output / f"{path.stem}_{args.split}_scores.csv")
         origin = scores.origin(target, path.name, stored, args.split)
-        if not args.overwrite:
+        if first and not args.overwrite:
             scores.claim(target, origin)
     else:
         run = (
@@ -342,7 +343,7 @@ def steps(
         )
         if stored and stored["pictures_done"] and not run.pictures_done:
             say("the epoch under way is not counted: a new stage begins between epochs")
-        if not args.overwrite:
+        if first and not args.overwrite:
             runs.claim(output, run)
 
     # Rows and their split
@@ -358,7 +359,8 @@ def steps(
     # The network, before the long part
     body = None
     if not stored and args.weights == "imagenet":
-        body = model.imagenet_weights()
+        with processes.first_here(stop.check):
+            body = model.imagenet_weights()
     elif not stored and args.weights != "none":
         body = weights.read_state_dict(Path(args.weights))
     network = model.build_model(len(CLASSES), args.seed, body)
@@ -368,9 +370,9 @@ def steps(
     network.bf16 = bf16
     if not args.test:
         network.set_trainable(model.trainable_parts(args.stage, args.weights == "none"))
-    if processes.rank == 0 and args.test:
+    if first and args.test:
         check_room(target.parent, len(rows) * scores.ROW_BYTES)
-    elif processes.rank == 0:
+    elif first:
         check_room(output, 2 * runs.checkpoint_bytes(network))
 
     # Pictures
@@ -393,10 +395,11 @@ def steps(
     rows, slots = rows[readable], pictures.slots[readable]
     targets = rows[list(CLASSES)].to_numpy()
     processes.compare(
-        {
+        lambda: {
             "precision": f"{precision} on {device.type}",
             "options": shlex.join(f"{k}={v}" for k, v in vars(args).items() if k not in MACHINE),
-            "checkpoint": "{run_id}, {epochs_done} epochs".format(**stored) if stored else "none",
+            "checkpoint": checkpoint.digest(path) if stored else "none",
+            "weights": model.digest(network),
             "pictures": split.digest(rows),
         },
         stop.check,
@@ -426,7 +429,7 @@ def steps(
             processes.agreed(stop),
             processes,
         )
-        if processes.rank > 0:
+        if not first:
             return 0
         patients = rows["patient"].to_numpy()
         figures = metrics(targets, sigmoids, patients, args.ci, args.seed)
@@ -488,7 +491,6 @@ def steps(
         processes.same_buffers(network)
         return network.trained_part()
 
-    first = processes.rank == 0
     frozen = network.frozen_part()
     train_features, val_features = Features(train_set, frozen), Features(val_set, frozen)
     try:
@@ -499,7 +501,7 @@ def steps(
             say(keep_if_it_fits([train_features, val_features], free, stop.check))
         train(
             run,
-            processes.wrap(network),
+            processes.wrap(network, stop.check),
             criterion,
             optimizer,
             train_features,

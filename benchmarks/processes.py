@@ -78,7 +78,8 @@ def speed(count: int, pictures: int) -> float:
             [sys.executable, *(launcher if count else []), __file__, str(path), str(pictures)],
             env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
             check=True,
-            capture_output=True,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL if count else None,
         )
         return float(path.read_text(encoding="ascii"))
 
@@ -90,12 +91,12 @@ def epochs(path: Path, pictures: int) -> None:
     names = np.array([f"{index:08d}_000.png" for index in range(pictures)], dtype=object)
     pixels = rng.integers(256, size=(pictures, SIZE, SIZE), dtype=np.uint8)
     targets = (rng.uniform(size=(pictures, len(CLASSES))) < 0.1).astype(np.uint8)
-    with joined(device) as processes:
+    with joined(device, lambda: None) as processes:
         network = model.build_model(len(CLASSES), seed=0).to(device)
         network.bf16 = computes_in_bf16(device)
         network.set_trainable(model.STAGES[1])
         optimizer = torch.optim.Adam(network.trainable_parameters(), lr=1e-4, fused=True)
-        wrapped = processes.wrap(network)
+        wrapped = processes.wrap(network, lambda: None)
         on_device = device.type == "cuda"
         slots = np.arange(pictures)
         data = ChestDataset(names, pixels, slots, targets, device, resident=on_device)
@@ -115,6 +116,8 @@ def epochs(path: Path, pictures: int) -> None:
                 look_every=STEPS_BETWEEN_LOOKS if on_device else 1,
                 processes=processes,
             )
+            if on_device:
+                torch.cuda.synchronize()
         seconds = time.perf_counter() - began
         if processes.rank == 0:
             path.write_text(str(pictures / seconds), encoding="ascii")

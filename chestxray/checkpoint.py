@@ -149,6 +149,12 @@ def opened(name: str | None, folder: Path, test: bool) -> tuple[Path, dict[str, 
     return path, stored, notes
 
 
+def digest(path: Path) -> str:
+    """A short name of a file's content, by which two machines compare theirs."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+
+
 def run_of(path: Path) -> str | None:
     """The run_id of a checkpoint; None where there is none. Reads the tensors' places only."""
     try:

@@ -7,6 +7,7 @@ nothing is exchanged.
 
 import json
 import os
+import platform
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -20,13 +21,15 @@ from torch.nn.parallel import DistributedDataParallel
 
 from chestxray import voice
 from chestxray.interrupt import Stopped, StopRequest
+from chestxray.wording import counted
 
-_SECONDS_BETWEEN_LOOKS = 0.1  # of those who wait for another process's work
-_TIMEOUT = timedelta(minutes=30)  # of an exchange, for processes that live and do not answer
+_SECONDS_BETWEEN_LOOKS = 0.1  # of those who wait for others
+_TIMEOUT = timedelta(minutes=30)  # for processes that live and do not answer
+_MEETING_TIMEOUT = timedelta(days=7)  # one of them may be decoding all pictures
 
 
-class OneProcess:
-    """The only process: all of each batch is its own."""
+class Processes:
+    """Those who share the work; this base is the only one, whose own all of it is."""
 
     rank, size, machines = 0, 1, 1
     command = "python main.py"
@@ -35,23 +38,32 @@ class OneProcess:
         """The job in a line for people; None for one process that nobody shares with."""
         return None
 
-    def part(self, indices: np.ndarray) -> np.ndarray:
-        """Which of a batch's pictures this process takes; the parts of all make the batch."""
+    def scoring_part(self, indices: np.ndarray) -> np.ndarray:
+        """Which of a batch's pictures this process scores; the parts of all make the batch."""
         return indices[self.rank :: self.size]
 
-    def share(self, indices: np.ndarray) -> tuple[np.ndarray, float]:
+    def training_share(self, indices: np.ndarray, batch_size: int) -> tuple[np.ndarray, float]:
         """What this process trains on, and how its mean loss weighs.
 
-        The mean of the weighted means of all processes is the mean over the batch. Where a process
-        would get fewer than two pictures of which to take batch statistics, each takes all.
+        The mean of the weighted means of all processes is the mean over the batch. A rest that is
+        too small to be shared, of which a process would get fewer than two pictures to take batch
+        statistics of, is computed whole by each.
+
+        Args:
+            indices: a batch, in all.
+            batch_size: pictures of a full one, per process.
         """
-        part = self.part(indices)
-        if 1 < self.size and len(indices) < 2 * self.size:
+        if len(indices) < self.size * min(2, batch_size):
             return indices, 1.0
+        part = indices[self.rank :: self.size]
         return part, len(part) * self.size / len(indices)
 
-    def wrap(self, network: nn.Module) -> nn.Module:
-        """The network in a form whose gradients are the mean of those of all processes."""
+    def wrap(self, network: nn.Module, check: Callable[[], None]) -> nn.Module:
+        """The network in a form whose gradients are the mean of those of all processes.
+
+        Args:
+            check: here and below, ends the waiting for others by an exception.
+        """
         return network
 
     def mean(self, values: torch.Tensor) -> torch.Tensor:
@@ -69,8 +81,8 @@ class OneProcess:
         """A check that raises Stopped in every process where one was asked to stop."""
         return stop.check
 
-    def compare(self, facts: dict[str, str], check: Callable[[], None]) -> None:
-        """Raise ValueError where a process has other facts than the first; `check` ends waiting."""
+    def compare(self, facts: Callable[[], dict[str, str]], check: Callable[[], None]) -> None:
+        """Raise ValueError where a process has other facts than the first."""
 
     @contextmanager
     def first_here(self, check: Callable[[], None]) -> Iterator[None]:
@@ -78,23 +90,25 @@ class OneProcess:
         yield
 
 
-ONE_PROCESS = OneProcess()
+ONE_PROCESS = Processes()
 
 
-class ProcessGroup(OneProcess):
-    """One of several processes that torchrun has started, on one machine or several.
+class SeveralProcesses(Processes):
+    """One of those that torchrun has started, on one machine or several.
 
     Args:
         device: of this process.
+        check: ends the waiting for the others by an exception.
     """
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: torch.device, check: Callable[[], None]) -> None:
         self.rank, self.size = voice.RANK, int(os.environ["WORLD_SIZE"])
         self.machines = int(os.environ["GROUP_WORLD_SIZE"])
         here = int(os.environ["LOCAL_WORLD_SIZE"])
         start = f"--standalone --nproc-per-node={here}" if self.machines == 1 else "..."
         self.command = f"torchrun {start} main.py"
         self._device = device
+        self._wait_for_all(check)
         distributed.init_process_group(
             "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo",
             store=distributed.PrefixStore("group", voice.store()),
@@ -102,15 +116,19 @@ class ProcessGroup(OneProcess):
             world_size=self.size,
             timeout=_TIMEOUT,
         )
+        meetings = distributed.new_group(backend="gloo", timeout=_MEETING_TIMEOUT)
+        assert isinstance(meetings, distributed.ProcessGroup)  # else it would be without us
+        self._meetings = meetings
 
     def describe(self, batch_size: int) -> str | None:
         machines = f" on {self.machines} machines" if self.machines > 1 else ""
         return (
-            f"processes: {self.size}{machines}, {batch_size} pictures each, "
+            f"processes: {self.size}{machines}, {counted(batch_size, 'picture')} each, "
             f"{batch_size * self.size} a step"
         )
 
-    def wrap(self, network: nn.Module) -> nn.Module:
+    def wrap(self, network: nn.Module, check: Callable[[], None]) -> nn.Module:
+        self._meet(check)  # NCCL's first exchange has no time limit and hears of no one's death
         with warnings.catch_warnings():
             # The new name of broadcast_buffers is not in every release that we run on.
             warnings.filterwarnings("ignore", "`broadcast_buffers`", FutureWarning)
@@ -126,6 +144,8 @@ class ProcessGroup(OneProcess):
         return values / self.size
 
     def rows(self, part: torch.Tensor, count: int) -> torch.Tensor:
+        if count == 0:
+            return part
         longest = -(-count // self.size)
         padded = part.new_zeros((longest, *part.shape[1:]))
         padded[: len(part)] = part
@@ -146,51 +166,53 @@ class ProcessGroup(OneProcess):
 
         return check
 
-    def compare(self, facts: dict[str, str], check: Callable[[], None]) -> None:
-        store = voice.store()
+    def compare(self, facts: Callable[[], dict[str, str]], check: Callable[[], None]) -> None:
+        store, ours = voice.store(), facts()
         if self.rank == 0:
-            store.set("facts", json.dumps(facts))
-            return
-        _wait(lambda: store.check(["facts"]), check)
+            store.set("facts", json.dumps(ours))
+        self._meet(check)
         first = json.loads(store.get("facts"))
-        for name, value in facts.items():
+        for name, value in ours.items():
             if value != first[name]:
                 raise ValueError(
-                    f"{name}: {value} here ({os.uname().nodename}), {first[name]} in the first "
+                    f"{name}: {value} here ({platform.node()}), {first[name]} in the first "
                     "process; all need the same command, pictures, tables and checkpoint"
                 )
 
     @contextmanager
     def first_here(self, check: Callable[[], None]) -> Iterator[None]:
-        store = voice.store()
-
-        def all_done() -> bool:
-            return store.add("firsts", 0) == self.machines
-
         if int(os.environ["LOCAL_RANK"]) > 0:
-            _wait(all_done, check)
+            self._meet(check)
             yield
         else:
             yield
-            store.add("firsts", 1)
-            _wait(all_done, check)
+            self._meet(check)
 
+    def _meet(self, check: Callable[[], None]) -> None:
+        """Wait until all have come here; fails when one of them dies, and hears signals."""
+        meeting = distributed.barrier(self._meetings, async_op=True)
+        assert meeting is not None
+        while not meeting.is_completed():
+            check()
+            time.sleep(_SECONDS_BETWEEN_LOOKS)
+        meeting.wait()
 
-def _wait(done: Callable[[], bool], check: Callable[[], None]) -> None:
-    """Wait for another process; not in an exchange, in which no signal is noticed."""
-    while not done():
-        check()
-        if voice.has_ended():
-            raise RuntimeError("another process has ended the job")
-        time.sleep(_SECONDS_BETWEEN_LOOKS)
+    def _wait_for_all(self, check: Callable[[], None]) -> None:
+        """Wait until all have started, before there is a group; one may have refused its flags."""
+        store, end = voice.store(), time.monotonic() + _TIMEOUT.total_seconds()
+        store.add("started", 1)
+        while (started := store.add("started", 0)) < self.size:
+            check()
+            if voice.has_ended() or time.monotonic() > end:
+                raise RuntimeError(f"{started} of {self.size} processes have started")
+            time.sleep(_SECONDS_BETWEEN_LOOKS)
 
 
 @contextmanager
-def joined(device: torch.device) -> Iterator[OneProcess]:
+def joined(device: torch.device, check: Callable[[], None]) -> Iterator[Processes]:
     """This process among those of its job, from here to the end of the block."""
     if not voice.UNDER_TORCHRUN:
         yield ONE_PROCESS
         return
-    group = ProcessGroup(device)
-    yield group
-    distributed.destroy_process_group()
+    yield SeveralProcesses(device, check)
+    distributed.destroy_process_group()  # after a fault it could wait for the others

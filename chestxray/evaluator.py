@@ -9,7 +9,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from torch import nn
 
 from chestxray.dataset import BatchSource, batches
-from chestxray.distributed import ONE_PROCESS, OneProcess
+from chestxray.distributed import ONE_PROCESS, Processes
 from chestxray.labels import CLASSES, FINDINGS, NO_FINDING
 from chestxray.progress import Progress
 from chestxray.wording import counted, listed
@@ -24,7 +24,7 @@ def predict(
     batch_size: int,
     title: str,
     check: Callable[[], None] = lambda: None,
-    processes: OneProcess = ONE_PROCESS,
+    processes: Processes = ONE_PROCESS,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Score every picture once, in the order of the data set.
 
@@ -47,7 +47,7 @@ def predict(
     with torch.inference_mode(), Progress(title, len(dataset)) as progress:
         for indices in batches(np.arange(len(dataset)), batch_size * processes.size):
             check()
-            part = processes.part(indices)
+            part = processes.scoring_part(indices)
             if len(part):
                 inputs, _ = dataset.gather(part)
                 parts.append(model(inputs).float())

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from chestxray.dataset import BatchSource, batches
-from chestxray.distributed import ONE_PROCESS, OneProcess
+from chestxray.distributed import ONE_PROCESS, Processes
 from chestxray.evaluator import mean_of_findings, predict, roc_auc_per_class
 from chestxray.interrupt import Stopped
 from chestxray.progress import Progress
@@ -29,7 +29,7 @@ def train_one_epoch(
     run: Run,
     after_look: Callable[[], None] = lambda: None,
     look_every: int = 1,
-    processes: OneProcess = ONE_PROCESS,
+    processes: Processes = ONE_PROCESS,
 ) -> None:
     """Train on the pictures of an epoch that are not done yet.
 
@@ -61,7 +61,7 @@ def train_one_epoch(
         for indices in batches(
             order, batch_size * processes.size, run.pictures_done, least=2 * processes.size
         ):
-            share, weight = processes.share(indices)
+            share, weight = processes.training_share(indices, batch_size)
             inputs, targets = dataset.gather(share)
             loss = weight * criterion(model(inputs), targets)
             pending.append((indices, loss.detach()))
@@ -89,7 +89,7 @@ def _finite_losses(
     pending: list[tuple[np.ndarray, torch.Tensor]],
     before: int,
     names: np.ndarray,
-    processes: OneProcess,
+    processes: Processes,
 ) -> list[float]:
     """The losses of some batches, each with its indices, as numbers; waits for the device."""
     losses: list[float] = processes.mean(torch.stack([loss for _, loss in pending])).tolist()
@@ -109,7 +109,7 @@ def validate(
     dataset: BatchSource,
     batch_size: int,
     check: Callable[[], None],
-    processes: OneProcess = ONE_PROCESS,
+    processes: Processes = ONE_PROCESS,
 ) -> dict[str, Any]:
     """Loss, mean AUC over the findings that have both values, and how many those are.
 
@@ -142,7 +142,7 @@ def train(
     check: Callable[[], None],
     scorer: Callable[[], nn.Module] | None = None,
     look_every: int = 1,
-    processes: OneProcess = ONE_PROCESS,
+    processes: Processes = ONE_PROCESS,
 ) -> None:
     """Bring a run to its planned end: train, validate, record and save, epoch by epoch.
 

@@ -42,14 +42,20 @@ def has_ended() -> bool:
 
 @cache
 def store() -> "Store":
-    """What all processes of the job can write into and read."""
+    """What all processes of the job can write into and read; empty after a restart of theirs."""
+    from torch.distributed import PrefixStore
     from torch.distributed.rendezvous import rendezvous
 
-    return next(rendezvous("env://"))[0]
+    return PrefixStore(os.environ["TORCHELASTIC_RESTART_COUNT"], next(rendezvous("env://"))[0])
 
 
 def _first_to_say() -> bool:
-    return store().add(_SAID, 1) == 1
+    from torch.distributed import DistError
+
+    try:
+        return store().add(_SAID, 1) == 1
+    except DistError:  # torchrun is gone, and the store with it: better twice than never
+        return True
 
 
 def _stderr() -> TextIO | None:

@@ -19,16 +19,16 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 import main as door  # noqa: E402
-from chestxray import model, trainer  # noqa: E402
+from chestxray import images, model, trainer  # noqa: E402
 from chestxray.dataset import ChestDataset  # noqa: E402
-from chestxray.distributed import OneProcess, joined  # noqa: E402
+from chestxray.distributed import Processes, joined  # noqa: E402
 from chestxray.evaluator import predict  # noqa: E402
 from chestxray.features import Features  # noqa: E402
 from chestxray.losses import FocalLoss  # noqa: E402
 from chestxray.runs import Run  # noqa: E402
 
 CPU = torch.device("cpu")
-COUNTS = (15, 13, 2, 1)
+COUNTS = (15, 13, 2, 1, 0)
 # Pictures of an epoch whose batches of 6 are cut alike by one, two and three processes: with a rest
 # that joins, of uneven shares, and of fewer than two for each process.
 TOTAL, LENGTHS = 6, (12, 13, 19, 5, 3)
@@ -45,15 +45,18 @@ def pictures(count: int) -> ChestDataset:
     )
 
 
-def steps(count: int, batch_size: int, processes: OneProcess) -> tuple[list[float], torch.Tensor]:
-    """The mean loss of each step of an epoch of stage 4 in fp32, and the head at its end."""
+def steps(count: int, batch_size: int, processes: Processes) -> tuple[list[float], torch.Tensor]:
+    """The mean loss of each step of an epoch of stage 4 in fp32, and the head at its end.
+
+    The update is the gradient itself, whose scale Adam would not show.
+    """
     network = model.build_model(15, seed=0)
     network.set_trainable(model.STAGES[4])
     data = Features(pictures(count), network.frozen_part())
     run = Run("r", 4, 1e-3, epochs_done=0, epochs_planned=1)
     sums = [(0, 0.0)]
-    optimizer = torch.optim.Adam(network.trainable_parameters(), lr=1e-3, fused=True)
-    wrapped: nn.Module = processes.wrap(network)
+    optimizer = torch.optim.SGD(network.trainable_parameters(), lr=1e-3)
+    wrapped: nn.Module = processes.wrap(network, lambda: None)
     trainer.train_one_epoch(
         wrapped,
         FocalLoss(),
@@ -69,7 +72,7 @@ def steps(count: int, batch_size: int, processes: OneProcess) -> tuple[list[floa
     return losses, network.fc.weight.detach().clone()
 
 
-def rows(count: int, processes: OneProcess) -> np.ndarray:
+def rows(count: int, processes: Processes) -> np.ndarray:
     """Scores of pictures, whatever process computed them."""
     network = model.build_model(15, seed=0)
     return predict(network.trained_part(), pictures(count), 4, "scoring", processes=processes)[1]
@@ -77,7 +80,9 @@ def rows(count: int, processes: OneProcess) -> np.ndarray:
 
 def _main(words: list[str]) -> int:
     """main.py. NOTES: a folder for the names of the pictures of each batch that is trained on.
-    STOP, RAISE: "RANK BATCH", a process that gets a TERM, or runs out of memory, before a batch."""
+    STOP, RAISE: "RANK BATCH", a process that gets a TERM, or runs out of memory, before a batch.
+    DECODE: "fail" or "die", what the first process does rather than decode. Decoded pictures are
+    noted too."""
     rank = int(os.environ.get("RANK", 0))
     gather, batch = Features.gather, 0
 
@@ -94,12 +99,24 @@ def _main(words: list[str]) -> int:
                 notes.write("".join(f"{name}\n" for name in self.names[indices]))
         return gather(self, indices)
 
+    read_picture = images.read_picture
+
+    def decoding(path: str, size: int) -> np.ndarray:
+        with open(Path(os.environ["NOTES"]) / f"{rank}.decoded", "a") as notes:
+            notes.write(f"{Path(path).name}\n")
+        if rank == 0 and os.environ.get("DECODE") == "fail":
+            raise OSError("made up by a test")
+        if rank == 0 and os.environ.get("DECODE") == "die":
+            os.kill(os.getpid(), signal.SIGKILL)
+        return read_picture(path, size)
+
     Features.gather = noting  # type: ignore[method-assign]
+    images.read_picture = decoding
     return door.main(words)
 
 
 def _in_a_group(what: str, path: Path) -> None:
-    with joined(CPU) as processes:
+    with joined(CPU, lambda: None) as processes:
         if what == "rows":
             found: object = [rows(count, processes).tolist() for count in COUNTS]
         else:

@@ -376,7 +376,7 @@ def steps(
         check_room(output, 2 * runs.checkpoint_bytes(network))
 
     # Pictures
-    with nullcontext() if args.no_cache else processes.first_here(stop.check):
+    with processes.first_here(stop.check, at_once=args.no_cache):
         pictures = images.load_pictures(
             rows["path"].tolist(),
             args.size,

@@ -3,9 +3,9 @@
 python -m benchmarks.processes --json processes.json
 
 Stage 1 on random pictures of 224 px, the same global batch: one process without torchrun, one and
-two under torchrun (where there is CUDA: as many as devices). The runs take turns, so that what else
-the machine does falls on all of them. The efficiency is pictures/s over those of one process, by
-the number of processes.
+two under torchrun (where there is CUDA: no more than devices). The runs take turns, so that what
+else the machine does falls on all of them. The efficiency is pictures/s over those of one process,
+by the number of processes.
 """
 
 import argparse
@@ -74,13 +74,14 @@ def speed(count: int, pictures: int) -> float:
     launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}"]
     with tempfile.TemporaryDirectory() as name:
         path = Path(name) / "speed"
-        subprocess.run(
+        done = subprocess.run(
             [sys.executable, *(launcher if count else []), __file__, str(path), str(pictures)],
             env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
-            check=True,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL if count else None,
+            capture_output=True,
+            text=True,
         )
+        if done.returncode:
+            raise RuntimeError(done.stderr)
         return float(path.read_text(encoding="ascii"))
 
 

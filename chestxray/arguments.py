@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 from chestxray.interrupt import Stopped, StopRequest, listen
-from chestxray.voice import tell_once
+from chestxray.voice import of_a_lost_process, tell_once
 
 
 class Parser(argparse.ArgumentParser):
@@ -68,9 +68,11 @@ def answer(work: Callable[[StopRequest], int], debug: bool = False) -> int:
             tell_once(str(stopped))
             return 128 + stopped.signum
         except (OSError, ValueError, FloatingPointError, MemoryError, RuntimeError) as error:
-            if debug or (isinstance(error, RuntimeError) and not _is_of_memory(error)):
+            lost = of_a_lost_process(error)
+            known = lost or _is_of_memory(error) or not isinstance(error, RuntimeError)
+            if debug or not known:
                 raise
-            tell_once(f"error: {_text(error)}{_way_out(error)}")
+            tell_once(f"error: {lost or _text(error) + _way_out(error)}")
             return 1
 
 

@@ -248,7 +248,7 @@ def versions() -> dict[str, str]:
     }
 
 
-def other_machine(checkpoint: dict[str, Any], precision: str, processes: int = 1) -> list[str]:
+def other_machine(checkpoint: dict[str, Any], precision: str, processes: int) -> list[str]:
     """What differs from where the checkpoint was written, as far as the numbers depend on it."""
     here = {**versions(), "threads": torch.get_num_threads(), "precision": precision}
     there = {**checkpoint["versions"], **{k: checkpoint[k] for k in ("threads", "precision")}}

@@ -25,7 +25,7 @@ from chestxray.wording import counted
 
 _SECONDS_BETWEEN_LOOKS = 0.1  # of those who wait for others
 _TIMEOUT = timedelta(minutes=30)  # for processes that live and do not answer
-_MEETING_TIMEOUT = timedelta(days=7)  # one of them may be decoding all pictures
+_MEETING_TIMEOUT = timedelta(days=1)  # one of them may be decoding all pictures
 
 
 class Processes:
@@ -85,8 +85,11 @@ class Processes:
         """Raise ValueError where a process has other facts than the first."""
 
     @contextmanager
-    def first_here(self, check: Callable[[], None]) -> Iterator[None]:
-        """Let one process of each machine go through the block before the others."""
+    def first_here(self, check: Callable[[], None], at_once: bool = False) -> Iterator[None]:
+        """Let one process of each machine go through the block before the others, or all at once.
+
+        Either way all meet once, so that other options are found out, not waited for.
+        """
         yield
 
 
@@ -180,8 +183,8 @@ class SeveralProcesses(Processes):
                 )
 
     @contextmanager
-    def first_here(self, check: Callable[[], None]) -> Iterator[None]:
-        if int(os.environ["LOCAL_RANK"]) > 0:
+    def first_here(self, check: Callable[[], None], at_once: bool = False) -> Iterator[None]:
+        if int(os.environ["LOCAL_RANK"]) > 0 and not at_once:
             self._meet(check)
             yield
         else:
@@ -189,7 +192,7 @@ class SeveralProcesses(Processes):
             self._meet(check)
 
     def _meet(self, check: Callable[[], None]) -> None:
-        """Wait until all have come here; fails when one of them dies, and hears signals."""
+        """Wait until all have come here; hears signals, and of the end of another's connection."""
         meeting = distributed.barrier(self._meetings, async_op=True)
         assert meeting is not None
         while not meeting.is_completed():
@@ -201,10 +204,10 @@ class SeveralProcesses(Processes):
         """Wait until all have started, before there is a group; one may have refused its flags."""
         store, end = voice.store(), time.monotonic() + _TIMEOUT.total_seconds()
         store.add("started", 1)
-        while (started := store.add("started", 0)) < self.size:
+        while (started := store.add("started", 0)) != self.size:
             check()
-            if voice.has_ended() or time.monotonic() > end:
-                raise RuntimeError(f"{started} of {self.size} processes have started")
+            if voice.has_ended() or started > self.size or time.monotonic() > end:
+                raise TimeoutError(f"{started} of {self.size} processes have started")
             time.sleep(_SECONDS_BETWEEN_LOOKS)
 
 

@@ -7,6 +7,7 @@ been said is noted in torchrun's store, which outlives every process of the job.
 
 import os
 import sys
+from contextlib import suppress
 from functools import cache
 from types import TracebackType
 from typing import TYPE_CHECKING, TextIO
@@ -30,9 +31,25 @@ def one_voice() -> None:
 def tell_once(text: str) -> None:
     """Print on stderr why this command ends, unless another process of the job has done so."""
     if not UNDER_TORCHRUN:
-        print(text, file=sys.stderr)
+        _print(text)
     elif _first_to_say():
-        print(f"process {RANK}: {text}" if RANK else text, file=_stderr(), flush=True)
+        _print(f"process {RANK}: {text}" if RANK else text)
+
+
+def of_a_lost_process(error: BaseException) -> str | None:
+    """What to say where an exchange with the other processes of the job failed; else None."""
+    if not UNDER_TORCHRUN:
+        return None
+    from torch.distributed import DistError
+
+    gloo = isinstance(error, RuntimeError) and "gloo" in str(error)
+    if not gloo and not isinstance(error, DistError):
+        return None
+    return (
+        f"another process of the job has died or cannot be reached ({str(error).splitlines()[0]}); "
+        "torchrun's report says which has died\nthe files are whole: a new torchrun with main.py "
+        "--resume trains on from the last save"
+    )
 
 
 def has_ended() -> bool:
@@ -42,7 +59,10 @@ def has_ended() -> bool:
 
 @cache
 def store() -> "Store":
-    """What all processes of the job can write into and read; empty after a restart of theirs."""
+    """What all processes of the job can write into and read.
+
+    Empty after torchrun has restarted them; on several machines each counts restarts by itself.
+    """
     from torch.distributed import PrefixStore
     from torch.distributed.rendezvous import rendezvous
 
@@ -58,6 +78,13 @@ def _first_to_say() -> bool:
         return True
 
 
+def _print(text: str) -> None:
+    stream = _stderr()
+    if stream is not None:
+        with suppress(OSError):  # nobody reads it; the exit code still says it
+            print(text, file=stream, flush=True)
+
+
 def _stderr() -> TextIO | None:
     return sys.__stderr__ if RANK > 0 else sys.stderr
 
@@ -65,23 +92,6 @@ def _stderr() -> TextIO | None:
 def _trace_once(
     kind: type[BaseException], error: BaseException, trace: TracebackType | None
 ) -> None:
-    if not _first_to_say():
-        return
-    if _is_of_a_lost_process(error):
-        print(
-            "error: another process of the job has died or cannot be reached; torchrun's report "
-            "says which\nthe files are whole: a new torchrun with main.py --resume trains on from "
-            "the last save",
-            file=_stderr(),
-        )
-    else:
+    if _first_to_say():
         sys.stderr = _stderr()
         sys.__excepthook__(kind, error, trace)
-
-
-def _is_of_a_lost_process(error: BaseException) -> bool:
-    from torch.distributed import DistError
-
-    return isinstance(error, DistError) or (
-        isinstance(error, RuntimeError) and "gloo" in str(error)
-    )

@@ -167,12 +167,12 @@ def test_a_missing_checkpoint_is_answered_with_what_is_there(tmp_path: Path) -> 
 
 
 def test_another_machine_is_said(tmp_path: Path) -> None:
-    assert checkpoint.other_machine(made(), "fp32") == []
+    assert checkpoint.other_machine(made(), "fp32", 1) == []
     elsewhere = made(threads=torch.get_num_threads() + 6)
-    said = checkpoint.other_machine(elsewhere, "bf16")[0]
+    said = checkpoint.other_machine(elsewhere, "bf16", 1)[0]
     assert f"threads {torch.get_num_threads() + 6} ->" in said
     assert "precision fp32 -> bf16" in said
-    (said,) = checkpoint.other_machine(made(processes=2), "fp32", processes=3)
+    (said,) = checkpoint.other_machine(made(processes=2), "fp32", 3)
     assert said.startswith("processes 2 -> 3: the order of the pictures goes on")
 
 

@@ -110,3 +110,10 @@ def test_the_output_can_be_piped_and_a_kill_leaves_a_run_that_goes_on(
     done = subprocess.run([*main, "--resume"], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert checkpoint.load(tmp_path / "checkpoints/last.pth")["epochs_done"] == 4
+
+
+@pytest.mark.parametrize("stderr", ["2>&-", "2>/dev/full", "2> >(true)"])
+def test_wrong_usage_that_cannot_be_said_has_its_exit_code(stderr: str) -> None:
+    command = f"{sys.executable} {ROOT / 'main.py'} --stage 7 {stderr}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
+    assert done.returncode == 2 and done.stdout == ""

@@ -61,3 +61,13 @@ def test_the_efficiency_of_two_processes_is_of_their_speed_over_twice_that_of_on
     content = written(tmp_path, "benchmarks.processes", "--pictures", "32", "--rounds", "1")
     (one,), *_, (two,) = content["pictures_per_second"].values()
     assert content["efficiency"]["torchrun, 2 processes"] == pytest.approx(two / (2 * one))
+
+
+@pytest.mark.slow
+def test_speeds_are_given_for_each_batch_size(tmp_path: Path) -> None:
+    words = ("--pictures", "36", "--batches", "32", "36")
+    found = written(tmp_path, "benchmarks.batches", *words)["found"]
+    whats = ["stage 1", "everything trains", "scoring"]
+    assert [row["what"] for row in found] == 2 * whats
+    assert [row["batch"] for row in found] == 3 * [32] + 3 * [36]
+    assert all(row["pictures_per_second"] > 0 for row in found)

@@ -1,0 +1,125 @@
+"""Pictures per second by batch size, in training and in scoring, and the memory of the device.
+
+python -m benchmarks.batches --json batches.json
+
+Random pictures of 224 px, on the device where that is CUDA, and once sent from the host's memory;
+stage 1 from pretrained weights (stem and first layer frozen) and from scratch (everything trains).
+"""
+
+import argparse
+import json
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks.race import BATCH, SIZE, described, machine
+from chestxray import model
+from chestxray.arguments import number
+from chestxray.dataset import ChestDataset
+from chestxray.evaluator import predict
+from chestxray.features import Features
+from chestxray.labels import CLASSES
+from chestxray.losses import FocalLoss
+from chestxray.machine import computes_in_bf16, pick_device
+from chestxray.runs import Run
+from chestxray.trainer import STEPS_BETWEEN_LOOKS, train_one_epoch
+
+DEVICE = pick_device("auto")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    at_least = number(int, BATCH, math.inf, f"a whole number, at least {BATCH}")
+    parser.add_argument("--pictures", type=at_least, default=256, metavar="N", help="an epoch")
+    parser.add_argument("--batches", type=at_least, nargs="+", default=[32, 64], metavar="N")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures there")
+    args = parser.parse_args()
+    print(described(machine()))
+    resident = DEVICE.type == "cuda"
+    data = random_pictures(args.pictures, resident)
+    found = []
+    for batch_size in args.batches:
+        for scratch in (False, True):
+            found.append(training(data, batch_size, scratch))
+        found.append(scoring(data, batch_size))
+    if resident:
+        sent = random_pictures(args.pictures, resident=False)
+        found.append({**training(sent, args.batches[0], scratch=False), "sent": True})
+    for row in found:
+        print(", ".join(f"{name} {value}" for name, value in row.items()))
+    if args.json:
+        content = {"machine": machine(), "pictures": args.pictures, "found": found}
+        args.json.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def random_pictures(count: int, resident: bool) -> ChestDataset:
+    rng = np.random.default_rng(0)
+    names = np.array([f"{index:08d}_000.png" for index in range(count)], dtype=object)
+    pixels = rng.integers(256, size=(count, SIZE, SIZE), dtype=np.uint8)
+    targets = (rng.uniform(size=(count, len(CLASSES))) < 0.1).astype(np.uint8)
+    return ChestDataset(names, pixels, np.arange(count), targets, DEVICE, resident)
+
+
+def network_of(scratch: bool) -> model.ChestResNet:
+    network = model.build_model(len(CLASSES), seed=0).to(DEVICE)
+    network.bf16 = computes_in_bf16(DEVICE)
+    network.set_trainable(model.trainable_parts(1, scratch))
+    return network
+
+
+def training(data: ChestDataset, batch_size: int, scratch: bool) -> dict[str, Any]:
+    """Of an epoch of stage 1, after some steps to warm up."""
+    _start_of_peak()
+    network = network_of(scratch)
+    optimizer = torch.optim.Adam(network.trainable_parameters(), lr=1e-4, fused=True)
+    features = Features(data, network.frozen_part())
+    order = np.random.default_rng(0).permutation(len(data))
+    for indices in (order[: 2 * batch_size], order):
+        run = Run("benchmark", stage=1, lr=1e-4, epochs_done=0, epochs_planned=1)
+        began = time.perf_counter()
+        train_one_epoch(
+            network,
+            FocalLoss(),
+            optimizer,
+            features,
+            indices,
+            batch_size,
+            run,
+            look_every=1 if DEVICE.type == "cpu" else STEPS_BETWEEN_LOOKS,
+        )
+        if DEVICE.type == "cuda":
+            torch.cuda.synchronize()
+        seconds = time.perf_counter() - began
+    what = "everything trains" if scratch else "stage 1"
+    return {"what": what, "batch": batch_size, **_figures(len(data), seconds)}
+
+
+def scoring(data: ChestDataset, batch_size: int) -> dict[str, Any]:
+    """Of all pictures, the second time."""
+    _start_of_peak()
+    whole = network_of(scratch=True).trained_part()  # nothing is frozen
+    for _ in range(2):
+        began = time.perf_counter()
+        predict(whole, data, batch_size, "scoring")
+        seconds = time.perf_counter() - began
+    return {"what": "scoring", "batch": batch_size, **_figures(len(data), seconds)}
+
+
+def _start_of_peak() -> None:
+    if DEVICE.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+
+
+def _figures(pictures: int, seconds: float) -> dict[str, Any]:
+    found: dict[str, Any] = {"pictures_per_second": round(pictures / seconds, 1)}
+    if DEVICE.type == "cuda":
+        found["peak_gigabytes"] = round(torch.cuda.max_memory_allocated() / 1e9, 2)
+    return found
+
+
+if __name__ == "__main__":
+    main()

@@ -22,15 +22,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from benchmarks.race import SIZE, described, machine
-from chestxray import model
+from benchmarks.batches import DEVICE, network_of, random_pictures
+from benchmarks.race import described, machine
 from chestxray.arguments import number
-from chestxray.dataset import ChestDataset
 from chestxray.distributed import joined
 from chestxray.features import Features
-from chestxray.labels import CLASSES
 from chestxray.losses import FocalLoss
-from chestxray.machine import computes_in_bf16, pick_device
 from chestxray.runs import Run
 from chestxray.trainer import STEPS_BETWEEN_LOOKS, train_one_epoch
 
@@ -87,21 +84,13 @@ def speed(count: int, pictures: int) -> float:
 
 def epochs(path: Path, pictures: int) -> None:
     """In a process of a run: an epoch to warm up and one to time."""
-    device = pick_device("auto")
-    rng = np.random.default_rng(0)
-    names = np.array([f"{index:08d}_000.png" for index in range(pictures)], dtype=object)
-    pixels = rng.integers(256, size=(pictures, SIZE, SIZE), dtype=np.uint8)
-    targets = (rng.uniform(size=(pictures, len(CLASSES))) < 0.1).astype(np.uint8)
-    with joined(device, lambda: None) as processes:
-        network = model.build_model(len(CLASSES), seed=0).to(device)
-        network.bf16 = computes_in_bf16(device)
-        network.set_trainable(model.STAGES[1])
+    on_device = DEVICE.type == "cuda"
+    rng = np.random.default_rng(1)
+    with joined(DEVICE, lambda: None) as processes:
+        network = network_of(scratch=False)
         optimizer = torch.optim.Adam(network.trainable_parameters(), lr=1e-4, fused=True)
         wrapped = processes.wrap(network, lambda: None)
-        on_device = device.type == "cuda"
-        slots = np.arange(pictures)
-        data = ChestDataset(names, pixels, slots, targets, device, resident=on_device)
-        features = Features(data, network.frozen_part())
+        features = Features(random_pictures(pictures, on_device), network.frozen_part())
         for warming_up in (True, False):
             run = Run("benchmark", stage=1, lr=1e-4, epochs_done=0, epochs_planned=1)
             order = rng.permutation(2 * TOTAL if warming_up else pictures) % pictures

@@ -150,7 +150,7 @@ def opened(name: str | None, folder: Path, test: bool) -> tuple[Path, dict[str, 
 
 
 def digest(path: Path) -> str:
-    """A short name of a file's content, by which two machines compare theirs."""
+    """A short name of a file's content."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 
@@ -177,7 +177,7 @@ def _to_test(path: Path) -> dict[str, Any]:
             f"{listed(CLASSES, most=len(CLASSES))}"
         )
     return {
-        "run_id": hashlib.sha256(path.read_bytes()).hexdigest()[:16],
+        "run_id": digest(path),
         "classes": list(CLASSES),
         "stage": None,
         "epochs_done": None,

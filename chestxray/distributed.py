@@ -29,7 +29,7 @@ _MEETING_TIMEOUT = timedelta(days=1)  # one of them may be decoding all pictures
 
 
 class Processes:
-    """Those who share the work; this base is the only one, whose own all of it is."""
+    """Those who share the work; this base is a single one, and all of it is its own."""
 
     rank, size, machines = 0, 1, 1
     command = "python main.py"

@@ -18,9 +18,10 @@ from torch import nn
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from test_features import pictures  # noqa: E402
+
 import main as door  # noqa: E402
 from chestxray import images, model, trainer  # noqa: E402
-from chestxray.dataset import ChestDataset  # noqa: E402
 from chestxray.distributed import Processes, joined  # noqa: E402
 from chestxray.evaluator import predict  # noqa: E402
 from chestxray.features import Features  # noqa: E402
@@ -32,17 +33,6 @@ COUNTS = (15, 13, 2, 1, 0)
 # Pictures of an epoch whose batches of 6 are cut alike by one, two and three processes: with a rest
 # that joins, of uneven shares, and of fewer than two for each process.
 TOTAL, LENGTHS = 6, (12, 13, 19, 5, 3)
-
-
-def pictures(count: int) -> ChestDataset:
-    rng = np.random.default_rng(count)
-    return ChestDataset(
-        np.array([f"{i}.png" for i in range(count)], dtype=object),
-        rng.integers(0, 256, (count, 32, 32)).astype(np.uint8),
-        np.arange(count),
-        (rng.uniform(size=(count, 15)) < 0.3).astype(np.uint8),
-        CPU,
-    )
 
 
 def steps(count: int, batch_size: int, processes: Processes) -> tuple[list[float], torch.Tensor]:

@@ -17,14 +17,14 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from chestxray.arguments import Parser, answer, number
-from chestxray.interrupt import Stopped, StopRequest
-from chestxray.voice import one_voice
+from chestxray.runtime.cli import Parser, answer, number
+from chestxray.runtime.distributed import one_voice
+from chestxray.runtime.signals import Stopped, StopRequest
 
 if TYPE_CHECKING:
     import torch
 
-    from chestxray.distributed import Processes
+    from chestxray.runtime.process_group import Processes
 
 # What needs torch or pandas is imported where the steps begin: --help and wrong usage answer
 # at once.
@@ -264,11 +264,11 @@ def main(argv: list[str] | None = None) -> int:
     check_usage(parser, args, typed)
 
     def work(stop: StopRequest) -> int:
-        from chestxray import machine
-        from chestxray.distributed import joined
-        from chestxray.files import folder_lock
+        from chestxray.runtime.device import pick_device
+        from chestxray.runtime.files import folder_lock
+        from chestxray.runtime.process_group import joined
 
-        device = machine.pick_device(args.device)
+        device = pick_device(args.device)
         with joined(device, stop.check) as processes:
             writes = processes.rank == 0 and not args.test
             with folder_lock(Path(args.output_dir)) if writes else nullcontext():
@@ -288,16 +288,25 @@ def steps(
     """What is done, in the order in which the data walk through; a test returns early."""
     import torch
 
-    from chestxray import checkpoint, images, machine, model, runs, scores, split, weights
-    from chestxray.dataset import MEAN, STD, ChestDataset, epoch_order
-    from chestxray.entries import describe_change, read_entries, summary
-    from chestxray.evaluator import metrics, predict, table
-    from chestxray.features import Features, keep_if_it_fits
-    from chestxray.files import check_room
+    from chestxray import scores
+    from chestxray.checkpoints import checkpoint, foreign, lookup
+    from chestxray.data import cache, splits
+    from chestxray.data.dataset import MEAN, STD, ChestDataset, epoch_order
+    from chestxray.data.entries import read_entries
+    from chestxray.data.summary import describe_change, summary
+    from chestxray.evaluation.metrics import metrics, table
+    from chestxray.evaluation.predict import predict
     from chestxray.labels import CLASSES
-    from chestxray.losses import LOSSES
-    from chestxray.trainer import STEPS_BETWEEN_LOOKS, train
-    from chestxray.wording import counted
+    from chestxray.models import pretrained, resnet
+    from chestxray.models.features import Features, keep_if_it_fits
+    from chestxray.runtime import memory
+    from chestxray.runtime.device import compute_fp32_in_full, computes_in_bf16
+    from chestxray.runtime.files import check_room
+    from chestxray.runtime.text import counted
+    from chestxray.training import run as runs
+    from chestxray.training import run_folder
+    from chestxray.training.losses import LOSSES
+    from chestxray.training.trainer import STEPS_BETWEEN_LOOKS, train
 
     output = Path(args.output_dir)
     first = processes.rank == 0  # who alone writes
@@ -306,7 +315,7 @@ def steps(
     stored: dict[str, Any] = {}
     path = Path()
     if args.test or args.resume:
-        path, stored, notes = checkpoint.opened(args.ckpt, output, args.test)
+        path, stored, notes = lookup.opened(args.ckpt, output, args.test)
         bare = args.resume and not args.ckpt and not typed.keys() & {"epochs", "stage"}
         if bare and stored["epochs_done"] >= stored["epochs_planned"]:
             say(*notes)
@@ -318,16 +327,14 @@ def steps(
             parser.error(str(error))
         say(*notes)
         say(*([f"going on from {path}", *differences] if args.resume else []))
-    bf16 = args.precision == "bf16" or (
-        args.precision == "auto" and machine.computes_in_bf16(device)
-    )
+    bf16 = args.precision == "bf16" or (args.precision == "auto" and computes_in_bf16(device))
     precision = "bf16" if bf16 else "fp32"
     if not bf16:
-        machine.compute_fp32_in_full()
+        compute_fp32_in_full()
     say(f"{device.type}, {precision}, {torch.get_num_threads()} CPU threads")
     say(processes.describe(args.bs))
     if args.resume:
-        say(*checkpoint.other_machine(stored, precision, processes.size))
+        say(*lookup.other_machine(stored, precision, processes.size))
 
     # Where the output goes
     if args.test:
@@ -344,12 +351,12 @@ def steps(
         if stored and stored["pictures_done"] and not run.pictures_done:
             say("the epoch under way is not counted: a new stage begins between epochs")
         if first and not args.overwrite:
-            runs.claim(output, run)
+            run_folder.claim(output, run)
 
     # Rows and their split
     found = read_entries(Path(args.data_path), Path(args.subset) if args.subset else None)
     say(*found.notes, *(describe_change(found, stored["table"]) if stored.get("table") else []))
-    rows, notes = split.place(found, stored.get("split"), args.split_seed, args.test)
+    rows, notes = splits.place(found, stored.get("split"), args.split_seed, args.test)
     say(*notes, summary(rows))
     if args.test and args.split != "all":
         rows = rows[rows["split"] == args.split]
@@ -360,24 +367,24 @@ def steps(
     body = None
     if not stored and args.weights == "imagenet":
         with processes.first_here(stop.check):
-            body = model.imagenet_weights()
+            body = pretrained.imagenet_weights()
     elif not stored and args.weights != "none":
-        body = weights.read_state_dict(Path(args.weights))
-    network = model.build_model(len(CLASSES), args.seed, body)
+        body = foreign.read_state_dict(Path(args.weights))
+    network = resnet.build_model(len(CLASSES), args.seed, body)
     if stored:
-        model.load_weights(network, stored["model"])
+        resnet.load_weights(network, stored["model"])
     network.to(device)
     network.bf16 = bf16
     if not args.test:
-        network.set_trainable(model.trainable_parts(args.stage, args.weights == "none"))
+        network.set_trainable(resnet.trainable_parts(args.stage, args.weights == "none"))
     if first and args.test:
         check_room(target.parent, len(rows) * scores.ROW_BYTES)
     elif first:
-        check_room(output, 2 * runs.checkpoint_bytes(network))
+        check_room(output, 2 * run_folder.checkpoint_bytes(network))
 
     # Pictures
     with processes.first_here(stop.check, at_once=args.no_cache):
-        pictures = images.load_pictures(
+        pictures = cache.load_pictures(
             rows["path"].tolist(),
             args.size,
             source=Path(args.data_path),
@@ -387,8 +394,8 @@ def steps(
         )
     if pictures.broken:
         if not args.skip_bad_images:
-            raise ValueError(images.describe_broken(pictures.broken))
-        say(*images.describe_skipped(pictures.broken))
+            raise ValueError(cache.describe_broken(pictures.broken))
+        say(*cache.describe_skipped(pictures.broken))
     readable = pictures.slots >= 0
     if not readable.any():
         raise ValueError(f"none of {counted(len(rows), 'picture')} can be read")
@@ -398,14 +405,14 @@ def steps(
         lambda: {
             "precision": f"{precision} on {device.type}",
             "options": shlex.join(f"{k}={v}" for k, v in vars(args).items() if k not in MACHINE),
-            "checkpoint": checkpoint.digest(path) if stored else "none",
-            "weights": model.digest(network),
-            "pictures": split.digest(rows),
+            "checkpoint": lookup.digest(path) if stored else "none",
+            "weights": resnet.digest(network),
+            "pictures": splits.digest(rows),
         },
         stop.check,
     )
-    on_device = device.type == "cuda" and images.fit_on_device(
-        len(rows), args.size, machine.free_memory(device)
+    on_device = device.type == "cuda" and cache.fit_on_device(
+        len(rows), args.size, memory.free_memory(device)
     )
 
     def part(*names: str) -> ChestDataset:
@@ -420,10 +427,10 @@ def steps(
         )
 
     if args.test:
-        machine.reuse_freed_memory()
+        memory.reuse_freed_memory()
         logits, sigmoids = predict(
             network.trained_part(),
-            part(*split.PARTS),
+            part(*splits.PARTS),
             args.bs,
             "scoring",
             processes.agreed(stop),
@@ -454,13 +461,13 @@ def steps(
     optimizer = torch.optim.Adam(network.trainable_parameters(), lr=args.lr, fused=True)
     if stored and args.stage == stored["stage"]:
         runs.restore_optimizer(optimizer, stored["optimizer"])
-    folder = runs.RunFolder(
+    folder = run_folder.RunFolder(
         output,
         {
             "format": checkpoint.FORMAT,
-            "arch": model.ARCH,
+            "arch": resnet.ARCH,
             "classes": list(CLASSES),
-            "split": stored["split"] if stored else split.pack(rows, args.split_seed, found.lists),
+            "split": stored["split"] if stored else splits.pack(rows, args.split_seed, found.lists),
             "size": args.size,
             "mean": list(MEAN),
             "std": list(STD),
@@ -477,17 +484,17 @@ def steps(
     train_set, val_set = part("train"), part("val")
     if run.pictures_done:
         same_tables = found.fingerprint == stored["table"]["files"]
-        split.check_training_part(train_set.names, stored["split"], same_tables)
+        splits.check_training_part(train_set.names, stored["split"], same_tables)
 
     def keep_epoch() -> None:
         line = folder.save_epoch(run, network, optimizer)
-        machine.return_freed_memory()
+        memory.return_freed_memory()
         say(line)
 
     def keep_within() -> None:
         folder.save_within(run, network, optimizer)
 
-    def scorer() -> model.Constant:
+    def scorer() -> resnet.Constant:
         processes.same_buffers(network)
         return network.trained_part()
 
@@ -497,7 +504,7 @@ def steps(
         if args.stage > 1 and processes.size > 1:
             say("several processes: what the frozen layers make is computed again in every epoch")
         elif args.stage > 1:
-            free = machine.free_memory(device)
+            free = memory.free_memory(device)
             say(keep_if_it_fits([train_features, val_features], free, stop.check))
         train(
             run,

@@ -17,16 +17,16 @@ import numpy as np
 import torch
 
 from benchmarks.race import BATCH, SIZE, described, machine
-from chestxray import model
-from chestxray.arguments import number
-from chestxray.dataset import ChestDataset
-from chestxray.evaluator import predict
-from chestxray.features import Features
+from chestxray.data.dataset import ChestDataset
+from chestxray.evaluation.predict import predict
 from chestxray.labels import CLASSES
-from chestxray.losses import FocalLoss
-from chestxray.machine import computes_in_bf16, pick_device
-from chestxray.runs import Run
-from chestxray.trainer import STEPS_BETWEEN_LOOKS, train_one_epoch
+from chestxray.models import resnet
+from chestxray.models.features import Features
+from chestxray.runtime.cli import number
+from chestxray.runtime.device import computes_in_bf16, pick_device
+from chestxray.training.losses import FocalLoss
+from chestxray.training.run import Run
+from chestxray.training.trainer import STEPS_BETWEEN_LOOKS, train_one_epoch
 
 DEVICE = pick_device("auto")
 
@@ -64,10 +64,10 @@ def random_pictures(count: int, resident: bool) -> ChestDataset:
     return ChestDataset(names, pixels, np.arange(count), targets, DEVICE, resident)
 
 
-def network_of(scratch: bool) -> model.ChestResNet:
-    network = model.build_model(len(CLASSES), seed=0).to(DEVICE)
+def network_of(scratch: bool) -> resnet.ChestResNet:
+    network = resnet.build_model(len(CLASSES), seed=0).to(DEVICE)
     network.bf16 = computes_in_bf16(DEVICE)
-    network.set_trainable(model.trainable_parts(1, scratch))
+    network.set_trainable(resnet.trainable_parts(1, scratch))
     return network
 
 

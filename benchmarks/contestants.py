@@ -7,22 +7,23 @@ import numpy as np
 import torch
 
 from benchmarks.race import BATCH, SIZE, Lap, Track
-from chestxray import machine, model
-from chestxray.dataset import ChestDataset
-from chestxray.evaluator import predict
-from chestxray.features import Features
-from chestxray.images import load_pictures
-from chestxray.losses import FocalLoss
-from chestxray.runs import Run
-from chestxray.trainer import STEPS_BETWEEN_LOOKS, train_one_epoch
+from chestxray.data.cache import load_pictures
+from chestxray.data.dataset import ChestDataset
+from chestxray.evaluation.predict import predict
+from chestxray.models import resnet
+from chestxray.models.features import Features
+from chestxray.runtime import device, memory
+from chestxray.training.losses import FocalLoss
+from chestxray.training.run import Run
+from chestxray.training.trainer import STEPS_BETWEEN_LOOKS, train_one_epoch
 
-DEVICE = machine.pick_device("auto")
+DEVICE = device.pick_device("auto")
 
 
-def stage_1() -> tuple[model.ChestResNet, torch.optim.Optimizer]:
-    network = model.build_model(15, seed=0).to(DEVICE)
-    network.bf16 = machine.computes_in_bf16(DEVICE)
-    network.set_trainable(model.STAGES[1])
+def stage_1() -> tuple[resnet.ChestResNet, torch.optim.Optimizer]:
+    network = resnet.build_model(15, seed=0).to(DEVICE)
+    network.bf16 = device.computes_in_bf16(DEVICE)
+    network.set_trainable(resnet.STAGES[1])
     return network, torch.optim.Adam(network.trainable_parameters(), lr=1e-4, fused=True)
 
 
@@ -53,7 +54,7 @@ def first_epoch(track: Track) -> Lap:
     return lap
 
 
-def epoch(network: model.ChestResNet, optimizer: torch.optim.Optimizer, dataset: Features) -> int:
+def epoch(network: resnet.ChestResNet, optimizer: torch.optim.Optimizer, dataset: Features) -> int:
     run = Run("benchmark", stage=1, lr=1e-4, epochs_done=0, epochs_planned=1)
     order = np.random.default_rng(0).permutation(len(dataset))
     look_every = 1 if DEVICE.type == "cpu" else STEPS_BETWEEN_LOOKS
@@ -87,10 +88,10 @@ def one_batch() -> torch.Tensor:
     return images.to(DEVICE)
 
 
-def whole_network() -> model.Constant:
-    machine.reuse_freed_memory()
-    network = model.build_model(15, seed=0).to(DEVICE)
-    network.bf16 = machine.computes_in_bf16(DEVICE)
+def whole_network() -> resnet.Constant:
+    memory.reuse_freed_memory()
+    network = resnet.build_model(15, seed=0).to(DEVICE)
+    network.bf16 = device.computes_in_bf16(DEVICE)
     return network.trained_part()
 
 

@@ -23,10 +23,10 @@ from typing import Any
 
 from benchmarks.race import described, machine
 from benchmarks.tables import made, make_pictures, released
-from chestxray.entries import TEST_LIST, TRAIN_VAL_LIST
-from chestxray.images import cache_file
+from chestxray.data.cache import cache_file
+from chestxray.data.entries import TEST_LIST, TRAIN_VAL_LIST
+from chestxray.data.tables import read_table
 from chestxray.phantom import draw_dataset
-from chestxray.tables import read_table
 
 MAIN = Path(__file__).resolve().parents[1] / "main.py"
 COUNTS, SIDE = (1_000, 4_000, 16_000), 64

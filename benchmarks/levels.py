@@ -19,11 +19,11 @@ from scipy.stats import norm
 from benchmarks.resplits import PATIENTS, PICTURES, made
 from benchmarks.tables import released
 from chestxray.conformal.calibrate import Choices, Rows, calibrate
-from chestxray.conformal.figures import prediction_sets, realised
+from chestxray.conformal.metrics import prediction_sets, realised
 from chestxray.conformal.resplits import cut_patients
-from chestxray.entries import TEST_LIST, read_names
+from chestxray.data.entries import TEST_LIST, read_names
+from chestxray.data.tables import read_table
 from chestxray.labels import CLASSES
-from chestxray.tables import read_table
 
 AREAS = (0.65, 0.74, 0.82, 0.90)
 LEVELS = (("fnr", "0.1"), ("fnr", "0.2"), ("fdr", "0.4"), ("fdr", "0.5"), ("fdr", "0.6"))

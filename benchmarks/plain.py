@@ -9,10 +9,10 @@ from torchvision.models import resnet50
 from torchvision.transforms import v2
 
 from benchmarks.race import BATCH, SIZE, Lap, Track
-from chestxray.dataset import MEAN, STD
-from chestxray.losses import FocalLoss
-from chestxray.machine import pick_device
-from chestxray.model import STAGES
+from chestxray.data.dataset import MEAN, STD
+from chestxray.models.resnet import STAGES
+from chestxray.runtime.device import pick_device
+from chestxray.training.losses import FocalLoss
 
 DEVICE = pick_device("auto")
 

@@ -24,12 +24,12 @@ import torch
 
 from benchmarks.batches import DEVICE, network_of, random_pictures
 from benchmarks.race import described, machine
-from chestxray.arguments import number
-from chestxray.distributed import joined
-from chestxray.features import Features
-from chestxray.losses import FocalLoss
-from chestxray.runs import Run
-from chestxray.trainer import STEPS_BETWEEN_LOOKS, train_one_epoch
+from chestxray.models.features import Features
+from chestxray.runtime.cli import number
+from chestxray.runtime.process_group import joined
+from chestxray.training.losses import FocalLoss
+from chestxray.training.run import Run
+from chestxray.training.trainer import STEPS_BETWEEN_LOOKS, train_one_epoch
 
 TOTAL = 32  # pictures a step, of all processes
 ROOT = Path(__file__).resolve().parents[1]

@@ -24,10 +24,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from chestxray.arguments import number
-from chestxray.entries import read_entries
+from chestxray.data.entries import read_entries
 from chestxray.labels import CLASSES
 from chestxray.phantom import draw_dataset
+from chestxray.runtime.cli import number
 
 SIZE, BATCH = 224, 32
 

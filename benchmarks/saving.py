@@ -17,10 +17,11 @@ from pathlib import Path
 
 from benchmarks.contestants import stage_1, training
 from benchmarks.race import Track, machine
-from chestxray.entries import read_entries
+from chestxray.data.entries import read_entries
 from chestxray.labels import CLASSES
 from chestxray.phantom import draw_dataset
-from chestxray.runs import Run, RunFolder
+from chestxray.training.run import Run
+from chestxray.training.run_folder import RunFolder
 
 EPOCH = 1000  # pictures
 PROMISED = 0.03  # of the epoch, at most

@@ -18,12 +18,15 @@ import numpy as np
 import torch
 
 from benchmarks.race import BATCH, SIZE, described, machine
-from chestxray import model, runs, trainer
-from chestxray.dataset import ChestDataset, epoch_order
-from chestxray.features import Features, keep_if_it_fits
+from chestxray.data.dataset import ChestDataset, epoch_order
 from chestxray.labels import CLASSES
-from chestxray.losses import FocalLoss
-from chestxray.machine import computes_in_bf16, free_memory, pick_device
+from chestxray.models import resnet
+from chestxray.models.features import Features, keep_if_it_fits
+from chestxray.runtime.device import computes_in_bf16, pick_device
+from chestxray.runtime.memory import free_memory
+from chestxray.training import run_folder, trainer
+from chestxray.training.losses import FocalLoss
+from chestxray.training.run import Run
 
 DEVICE = pick_device("auto")
 EPOCHS = {1: 1, 2: 1, 3: 3, 4: 3}
@@ -66,9 +69,9 @@ def main() -> None:
 
 def timed(stage: int, train_set: ChestDataset, val_set: ChestDataset) -> dict[str, Any]:
     """Seconds of each epoch, and of the filling before."""
-    network = model.build_model(len(CLASSES), seed=0).to(DEVICE)
+    network = resnet.build_model(len(CLASSES), seed=0).to(DEVICE)
     network.bf16 = computes_in_bf16(DEVICE)
-    network.set_trainable(model.STAGES[stage])
+    network.set_trainable(resnet.STAGES[stage])
     optimizer = torch.optim.Adam(network.trainable_parameters(), lr=1e-4, fused=True)
     frozen = network.frozen_part()
     train_features, val_features = Features(train_set, frozen), Features(val_set, frozen)
@@ -76,10 +79,10 @@ def timed(stage: int, train_set: ChestDataset, val_set: ChestDataset) -> dict[st
     parts = [train_features, val_features]
     kept = keep_if_it_fits(parts, free_memory(DEVICE)) if stage > 1 else None
     filled = time.perf_counter()
-    run = runs.Run("benchmark", stage, 1e-4, epochs_done=0, epochs_planned=EPOCHS[stage])
+    run = Run("benchmark", stage, 1e-4, epochs_done=0, epochs_planned=EPOCHS[stage])
     ends = []
     with tempfile.TemporaryDirectory() as name:
-        folder = runs.RunFolder(Path(name), fixed={})
+        folder = run_folder.RunFolder(Path(name), fixed={})
 
         def save() -> None:
             folder.save_epoch(run, network, optimizer)

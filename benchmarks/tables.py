@@ -16,10 +16,16 @@ from pathlib import Path
 
 import numpy as np
 
-from chestxray.entries import TEST_LIST, TRAIN_VAL_LIST, find_pictures, match_pictures, read_lists
+from chestxray.data.entries import (
+    TEST_LIST,
+    TRAIN_VAL_LIST,
+    find_pictures,
+    match_pictures,
+    read_lists,
+)
+from chestxray.data.splits import draw_split
+from chestxray.data.tables import read_table, read_tables
 from chestxray.labels import CLASSES
-from chestxray.split import draw_split
-from chestxray.tables import read_table, read_tables
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 PICTURES, PATIENTS, TEST_PATIENTS = 112_120, 30_805, 2_797

@@ -15,9 +15,9 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from chestxray.arguments import Parser, QuietStreams
-from chestxray.files import whole_file
 from chestxray.labels import CLASSES, FINDINGS, NO_FINDING, decode
+from chestxray.runtime.cli import Parser, QuietStreams
+from chestxray.runtime.files import whole_file
 
 NO_FINDING_SHARE = 0.5  # the NIH set has 0.54; the raised rare findings take the rest
 TEST_SHARE = 0.25  # of the patients; the official list has 0.23 of the pictures

@@ -16,9 +16,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from chestxray.files import whole_file
-from chestxray.tables import harmless
-from chestxray.wording import listed
+from chestxray.runtime.files import whole_file
+from chestxray.runtime.text import is_harmless, listed
 
 ROW_BYTES = 600  # of a row for 15 classes, at most
 
@@ -88,7 +87,7 @@ def write_metrics(path: Path, origin: dict[str, Any], figures: dict[str, Any]) -
     Args:
         path: of the scores CSV.
         origin: see origin.
-        figures: of chestxray.evaluator.metrics.
+        figures: of chestxray.evaluation.metrics.metrics.
 
     Returns:
         The path of the metrics file.
@@ -176,7 +175,7 @@ def read_scores(path: Path, labels: bool = True) -> Scores:
             continue
         if (frame[name] == "").any():
             raise ValueError(f"{path}: {int((frame[name] == '').sum())} rows without {name}")
-        strange = frame[name][~harmless(frame[name])]
+        strange = frame[name][~frame[name].map(is_harmless).astype(bool)]
         if len(strange):  # they would go on into sets.csv
             raise ValueError(
                 f"{path}: {name} with a control character, or beginning as a formula with - = + "
@@ -215,7 +214,7 @@ def _classes(path: Path, header: list[str], labels: bool) -> tuple[str, ...]:
             f"{path} is no scores CSV: it needs columns image, y_<class> and p_<class> and has "
             f"{listed(header)}"
         )
-    strange = [name for name in named["p_"] if not harmless(pd.Series([name])).item()]
+    strange = [name for name in named["p_"] if not is_harmless(name)]
     if strange or "" in named["p_"]:
         raise ValueError(
             f"{path}: a class without a name, with a control character, or that begins as a "

@@ -2,17 +2,13 @@
 
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from helpers import SHARED
 
-ROOT = Path(__file__).resolve().parent.parent
-SHARED = ROOT.parent / "shared"
-sys.path.insert(0, str(ROOT))
-
-from chestxray.phantom import draw_dataset  # noqa: E402
+from chestxray.phantom import draw_dataset
 
 
 @pytest.fixture(scope="session")

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT
+from helpers import ROOT
 from torchvision.models import resnet50
 
-from chestxray import checkpoint
+from chestxray.checkpoints import checkpoint
 from chestxray.phantom import draw_dataset
 from chestxray.scores import read_scores
 

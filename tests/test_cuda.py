@@ -10,17 +10,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT
+from helpers import ROOT
 
-from chestxray import model, trainer
-from chestxray.dataset import ChestDataset
-from chestxray.evaluator import predict
-from chestxray.features import Features, keep_if_it_fits
+from chestxray.data.dataset import ChestDataset
+from chestxray.evaluation.predict import predict
 from chestxray.labels import CLASSES
-from chestxray.losses import FocalLoss
-from chestxray.machine import compute_fp32_in_full
-from chestxray.runs import Run
+from chestxray.models import resnet
+from chestxray.models.features import Features, keep_if_it_fits
+from chestxray.runtime.device import compute_fp32_in_full
 from chestxray.scores import read_scores
+from chestxray.training import trainer
+from chestxray.training.losses import FocalLoss
+from chestxray.training.run import Run
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
@@ -43,14 +44,14 @@ def pictures(count: int, device: torch.device, resident: bool = False) -> ChestD
     )
 
 
-def network_of(stage: int, device: torch.device, bf16: bool = False) -> model.ChestResNet:
-    network = model.build_model(len(CLASSES), seed=0).to(device)
+def network_of(stage: int, device: torch.device, bf16: bool = False) -> resnet.ChestResNet:
+    network = resnet.build_model(len(CLASSES), seed=0).to(device)
     network.bf16 = bf16
-    network.set_trainable(model.STAGES[stage])
+    network.set_trainable(resnet.STAGES[stage])
     return network
 
 
-def epoch(network: model.ChestResNet, data: Features, look_every: int, run: Run) -> None:
+def epoch(network: resnet.ChestResNet, data: Features, look_every: int, run: Run) -> None:
     optimizer = torch.optim.Adam(network.trainable_parameters(), lr=1e-4, fused=True)
     order = np.random.default_rng(1).permutation(len(data))
     trainer.train_one_epoch(

@@ -13,11 +13,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import ROOT
+from helpers import ROOT, assert_same_tensors, log_values, tensors
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from chestxray import checkpoint, progress, runs
+from chestxray.checkpoints import checkpoint, lookup
 from chestxray.labels import CLASSES, FINDINGS
+from chestxray.runtime import progress
 from chestxray.scores import read_scores
 
 Chest = Callable[..., int]
@@ -155,33 +156,6 @@ def test_debug_shows_the_traceback(chest: Chest) -> None:
         chest("--debug")
 
 
-def tensors(path: Path) -> dict[str, torch.Tensor]:
-    """Every tensor of a checkpoint, weights and moments, by a name."""
-    held = checkpoint.load(path)
-    moments = {
-        f"{key}.{name}": value
-        for key, state in held["optimizer"]["state"].items()
-        for name, value in state.items()
-    }
-    return {**held["model"], **moments}
-
-
-def figures(folder: Path) -> list[dict[str, object]]:
-    """The log without what no two runs share."""
-    own = ("seconds", "run_id")
-    return [
-        {k: v for k, v in record.items() if k not in own}
-        for record in runs.read_log(folder / "log.jsonl")
-    ]
-
-
-def assert_same_tensors(first: Path, second: Path) -> None:
-    ours, theirs = tensors(first), tensors(second)
-    assert ours.keys() == theirs.keys()
-    for name, value in ours.items():
-        assert torch.equal(value, theirs[name]), name
-
-
 @pytest.fixture(scope="module")
 def two_epochs(drawn: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The output folder of two epochs in one go, and of a test of them."""
@@ -203,7 +177,7 @@ def test_the_same_command_gives_the_same_bits_whatever_the_workers(
     assert chest("--data_path", drawn, *SMALL, "--epochs", 2, "--workers", workers) == 0
     assert chest("--test", "--ckpt", "last.pth", "--workers", workers) == 0
     assert_same_tensors(two_epochs / "stage1_0001_02.pth", Path("checkpoints/stage1_0001_02.pth"))
-    assert figures(two_epochs) == figures(Path("checkpoints"))
+    assert log_values(two_epochs) == log_values(Path("checkpoints"))
     ours, theirs = (p / "last_test_scores.csv" for p in (two_epochs, Path("checkpoints")))
     assert ours.read_bytes() == theirs.read_bytes()
     shutil.rmtree("checkpoints")
@@ -215,7 +189,7 @@ def test_one_epoch_and_a_resumed_one_equal_two_in_one_go(
     assert chest("--data_path", drawn, *SMALL, "--epochs", 1, "--no-cache") == 0
     assert chest("--resume", "--epochs", 1, "--no-cache") == 0
     assert_same_tensors(two_epochs / "stage1_0001_02.pth", Path("checkpoints/stage1_0001_02.pth"))
-    assert figures(two_epochs) == figures(Path("checkpoints"))
+    assert log_values(two_epochs) == log_values(Path("checkpoints"))
     shutil.rmtree("checkpoints")
 
 
@@ -244,7 +218,7 @@ def test_a_stopped_run_says_how_to_go_on_and_goes_on_exactly(
     monkeypatch.setattr(progress.Progress, "advance", plain_advance)
     assert chest("--resume") == 0
     assert_same_tensors(two_epochs / "stage1_0001_02.pth", Path("checkpoints/stage1_0001_02.pth"))
-    assert figures(two_epochs) == figures(Path("checkpoints"))
+    assert log_values(two_epochs) == log_values(Path("checkpoints"))
     shutil.rmtree("checkpoints")
 
 
@@ -385,7 +359,7 @@ def test_a_stage_with_kept_features_goes_on_exactly(
         words = ("--ckpt", "stage3_0001_04.pth", "--output-dir", out)
         assert chest("--test", *words, *machine) == 0
     assert_same_tensors(Path("straight/stage3_0001_04.pth"), Path("cut/stage3_0001_04.pth"))
-    assert figures(Path("straight")) == figures(Path("cut"))
+    assert log_values(Path("straight")) == log_values(Path("cut"))
     scored = [Path(out, "stage3_0001_04_test_scores.csv") for out in ("straight", "cut")]
     assert scored[0].read_bytes() == scored[1].read_bytes()
     shutil.rmtree("straight")
@@ -432,7 +406,7 @@ def test_a_run_that_overwrites_another_can_be_gone_on_with(
     words = ("--data_path", drawn, *SMALL, "--epochs", 1, "--no-cache")
     assert chest(*words, "--overwrite") == 0
     assert chest("--resume", "--epochs", 1, "--no-cache") == 0  # over the other run's second epoch
-    held = {checkpoint.run_of(path) for path in Path("checkpoints").glob("*.pth")}
+    held = {lookup.run_of(path) for path in Path("checkpoints").glob("*.pth")}
     assert len(held) == 1
     assert chest("--test", "--ckpt", "last.pth") == 1  # the scores of the other run
     assert chest("--test", "--ckpt", "last.pth", "--overwrite") == 0
@@ -482,7 +456,9 @@ def test_scores_that_cannot_be_written_are_said_before_a_picture_is_decoded(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     Path("file").touch()
-    monkeypatch.setattr("chestxray.images.load_pictures", lambda *_, **__: pytest.fail("decoded"))
+    monkeypatch.setattr(
+        "chestxray.data.cache.load_pictures", lambda *_, **__: pytest.fail("decoded")
+    )
     words = ("--test", "--ckpt", two_epochs / "last.pth", "--no-cache")
     assert chest(*words, "--scores", "file/s.csv") == 1
     said = capsys.readouterr().err
@@ -520,7 +496,7 @@ def test_broken_pictures_stop_the_run_all_named_or_are_left_out(
 def test_one_run_at_a_time_holds_an_output_folder(
     chest: Chest, drawn: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from chestxray.files import folder_lock
+    from chestxray.runtime.files import folder_lock
 
     with folder_lock(Path("checkpoints")):
         assert chest("--data_path", drawn, *SMALL) == 1

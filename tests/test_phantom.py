@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from chestxray.entries import read_entries
+from chestxray.data.entries import read_entries
 from chestxray.labels import CLASSES, FINDINGS, NO_FINDING
 from chestxray.phantom import draw_dataset, draw_labels, draw_patients, draw_picture, main
 

@@ -7,14 +7,14 @@ miss_rates and false_discovery_rates. Nothing here knows a network; torch is nev
 """
 
 from chestxray.conformal.bounds import hoeffding_bentkus_p_values, wsr_bound, wsr_certifies
-from chestxray.conformal.losses import (
+from chestxray.conformal.control import crc_threshold, holm, ltt_thresholds, rcps_threshold
+from chestxray.conformal.risks import (
     GRID,
     counting_rows,
     false_discovery_rates,
     miss_rates,
     unit_codes,
 )
-from chestxray.conformal.search import crc_threshold, holm, ltt_thresholds, rcps_threshold
 
 __all__ = [
     "GRID",

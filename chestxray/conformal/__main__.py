@@ -14,8 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from chestxray.arguments import Parser, QuietStreams
-from chestxray.conformal import output
+from chestxray.conformal import artifacts
 from chestxray.conformal.apply import apply, of_split
 from chestxray.conformal.calibrate import (
     Choices,
@@ -25,10 +24,11 @@ from chestxray.conformal.calibrate import (
     risk_table,
     smallest_alpha,
 )
-from chestxray.conformal.figures import prediction_sets, realised
+from chestxray.conformal.metrics import prediction_sets, realised
 from chestxray.conformal.resplits import cut_patients
+from chestxray.runtime.cli import Parser, QuietStreams
+from chestxray.runtime.text import counted, listed
 from chestxray.scores import Scores, read_scores
-from chestxray.wording import counted, listed
 
 FRONTIER = [f"{percent / 100:g}" for percent in range(5, 75, 5)]
 
@@ -192,14 +192,14 @@ def run(args: argparse.Namespace) -> int:
         return 0
     folder = args.out or args.csv.parent / f"{stem(args.csv)}_{args.risk}_{args.method}"
     if args.alpha:
-        output.claim(folder)
+        artifacts.claim(folder)
     table = choose(read_scores(args.csv), args)
     choices = chosen(args, table)
     rows = Rows.of(table, args.unit)
     if args.alpha or args.frontier:
         rows.counting(choices)  # refuses what --no-positive error does, before anything is written
     if args.npz:
-        output.write_npz(args.npz, rows)
+        artifacts.write_npz(args.npz, rows)
         print(f"wrote {args.npz}")
     if args.frontier:
         print(frontier(rows, choices))
@@ -211,7 +211,7 @@ def run(args: argparse.Namespace) -> int:
     levels = [calibrate(cal, alpha, choices) for alpha in args.alpha]
     if not any(level.certified for level in levels):
         return refuse(levels, cal, choices)
-    print("\n".join(output.write(folder, args.csv, table, calibrates, levels, choices)))
+    print("\n".join(artifacts.write(folder, args.csv, table, calibrates, levels, choices)))
     return 0
 
 

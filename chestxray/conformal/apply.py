@@ -4,13 +4,13 @@ from pathlib import Path
 
 import numpy as np
 
-from chestxray.conformal import output, thresholds
+from chestxray.conformal import artifacts, thresholds
 from chestxray.conformal.calibrate import Rows
 from chestxray.conformal.report import entry, lines
 from chestxray.conformal.shift import describe_shift, patient_counts, patient_key
 from chestxray.conformal.thresholds import Held
+from chestxray.runtime.text import counted, listed
 from chestxray.scores import Scores, read_scores
-from chestxray.wording import counted, listed
 
 
 def apply(source: Path, stored: Path, split: str | None, folder: Path | None) -> list[str]:
@@ -32,13 +32,13 @@ def apply(source: Path, stored: Path, split: str | None, folder: Path | None) ->
     held = thresholds.read(stored)
     name = source.name.removesuffix(".gz").removesuffix(".csv")
     folder = folder or stored.parent / f"applied_{name}"
-    output.claim(folder, application=True)
+    artifacts.claim(folder, application=True)
     table = _columns(
         source, of_split(source, read_scores(source, labels=False), split), held, stored
     )
     rows = Rows.of(table, held.choices.unit)
     labelled = table.targets.shape[1] > 0
-    against = output.selected_on(held.choices) + _against(held, table, thresholds.sha256(source))
+    against = artifacts.selected_on(held.choices) + _against(held, table, thresholds.sha256(source))
     void = "No promise carries over to these rows" if against else ""
     judged = rows if labelled else None
     report = {
@@ -55,8 +55,8 @@ def apply(source: Path, stored: Path, split: str | None, folder: Path | None) ->
         ],
     }
     roles = np.full(len(table.images), "eval", dtype=object)
-    written = output.files_of(table, roles, held.levels, report)
-    output.save(folder, written)
+    written = artifacts.files_of(table, roles, held.levels, report)
+    artifacts.save(folder, written)
     return [*lines(report), f"wrote {folder}/: {listed(written)}"]
 
 

@@ -9,22 +9,22 @@ from typing import Any
 import numpy as np
 
 from chestxray.conformal.bounds import hoeffding_bentkus_p_values, wsr_bound
-from chestxray.conformal.losses import (
-    GRID,
-    counting_rows,
-    false_discovery_rates,
-    miss_rates,
-    unit_codes,
-)
-from chestxray.conformal.search import (
+from chestxray.conformal.control import (
     Misses,
     corrected_risk,
     crc_threshold,
     ltt_thresholds,
     rcps_threshold,
 )
+from chestxray.conformal.risks import (
+    GRID,
+    counting_rows,
+    false_discovery_rates,
+    miss_rates,
+    unit_codes,
+)
+from chestxray.runtime.text import counted
 from chestxray.scores import Scores
-from chestxray.wording import counted
 
 _DIGITS = 3  # of a printed smallest alpha
 

@@ -3,8 +3,8 @@
 from typing import Any
 
 from chestxray.conformal.calibrate import Choices, Level, Rows
-from chestxray.conformal.figures import per_class, prediction_sets, realised
-from chestxray.wording import counted
+from chestxray.conformal.metrics import per_class, prediction_sets, realised
+from chestxray.runtime.text import counted
 
 
 def entry(

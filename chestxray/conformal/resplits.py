@@ -6,8 +6,8 @@ from fractions import Fraction
 import numpy as np
 
 from chestxray.conformal.calibrate import Choices, Rows, loss_table
-from chestxray.conformal.losses import GRID, unit_codes
-from chestxray.conformal.search import Misses, ltt_thresholds, rcps_threshold
+from chestxray.conformal.control import Misses, ltt_thresholds, rcps_threshold
+from chestxray.conformal.risks import GRID, unit_codes
 
 
 def cut_patients(n: int, fraction: float, rng: np.random.Generator) -> np.ndarray:

@@ -1,0 +1,96 @@
+"""Weights that other programs wrote -> a state dict of a ResNet-50.
+
+Opened are state dicts, bare, under `state_dict` or `model`, or from DataParallel, and the whole
+model that the published implementation of this recipe saves, {"epochs", "model", "losses_dict"}.
+Of a whole model only the tensors are taken: its classes are not built, a bag of their attributes
+stands in for each.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from chestxray.checkpoints import safe_load
+from chestxray.models.resnet import check_body
+
+
+class _Bag:
+    """What stands in for a module of a whole model: attributes, and no code."""
+
+
+_MODULES = (
+    "torch.nn.modules.activation.ReLU",
+    "torch.nn.modules.batchnorm.BatchNorm2d",
+    "torch.nn.modules.container.Sequential",
+    "torch.nn.modules.conv.Conv2d",
+    "torch.nn.modules.linear.Linear",
+    "torch.nn.modules.pooling.AdaptiveAvgPool2d",
+    "torch.nn.modules.pooling.AvgPool2d",
+    "torch.nn.modules.pooling.MaxPool2d",
+    "torch.nn.parallel.data_parallel.DataParallel",
+    "torchvision.models.resnet.Bottleneck",
+    "torchvision.models.resnet.ResNet",
+)
+_STAND_INS = {name: type(name.rpartition(".")[2], (_Bag,), {}) for name in _MODULES}
+_MOST_TENSORS = 10_000  # a ResNet-50 has 320; a forged model may hold itself
+_HOLDERS = ("model", "state_dict", "model_state_dict")
+
+
+def read_state_dict(path: Path) -> dict[str, torch.Tensor]:
+    """The weights of a file by name, floating ones as float32, without the prefix `module.`.
+
+    Raises:
+        FileNotFoundError, ValueError: see safe_load.read; no weights in it, not finite, or of
+            another network, its head aside.
+    """
+    state = state_dict_of(path, read(path))
+    try:
+        check_body(state)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    return state
+
+
+def read(path: Path) -> Any:
+    """The content of a file, which may name the modules of a whole model; see safe_load.read."""
+    return safe_load.read(path, _STAND_INS)
+
+
+def state_dict_of(path: Path, content: Any) -> dict[str, torch.Tensor]:
+    """As read_state_dict, of what read has returned."""
+    if isinstance(content, dict):
+        content = next((content[key] for key in _HOLDERS if key in content), content)
+    state = _state_of(content) if isinstance(content, _Bag) else content
+    if not isinstance(state, dict) or not state or not all(map(torch.is_tensor, state.values())):
+        raise ValueError(
+            f"{path} holds no state dict: names and tensors, as torch.save writes them"
+        )
+    state = {
+        str(name).removeprefix("module."): value.detach().float()
+        if value.is_floating_point()
+        else value
+        for name, value in state.items()
+    }
+    for name in [name for name in state if name.endswith(".running_var")]:
+        # Files of before 2018 do not count the batches, which nothing depends on here.
+        counter = name.removesuffix("running_var") + "num_batches_tracked"
+        state.setdefault(counter, torch.tensor(0))
+    safe_load.check_finite(path, "weights", state)
+    return state
+
+
+def _state_of(module: _Bag) -> dict[str, Any]:
+    """The tensors of a module and those below it, named as in its state dict."""
+    found: dict[str, Any] = {}
+    rest = [("", module)]
+    while rest and len(found) + len(rest) < _MOST_TENSORS:
+        prefix, bag = rest.pop()
+        for kind in ("_parameters", "_buffers", "_modules"):
+            held = vars(bag).get(kind)
+            for name, value in held.items() if isinstance(held, dict) else ():
+                if isinstance(value, _Bag):
+                    rest.append((f"{prefix}{name}.", value))
+                elif value is not None:
+                    found[f"{prefix}{name}"] = value
+    return found

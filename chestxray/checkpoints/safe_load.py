@@ -1,0 +1,186 @@
+"""A .pth in zip form -> tensors and plain values, without running any code of it.
+
+torch.load(weights_only=True) is the guard. Before it: checksums, which torch does not look at;
+sizes, since a small file can unpack to a huge one; and the classes that the file names, so that
+what is refused can be said.
+"""
+
+import pickletools
+import re
+import shlex
+import struct
+import zipfile
+import zlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import torch
+
+from chestxray.runtime.text import listed
+
+# What torch.save names where it writes tensors and plain values.
+_PLAIN = re.compile(
+    r"torch\._utils\._rebuild_(tensor_v2|parameter)|torch\.\w*Storage|torch\.storage\.\w*Storage"
+    r"|torch\.(bool|b?float\d+|u?int\d+|device|Size)|collections\.OrderedDict|__builtin__\.set"
+)
+_MOST_STEPS = 1_000_000  # each may build an object; a whole model takes 28,000
+# What zipfile raises on broken archives, and torch.load on broken contents.
+_ARCHIVE_FAULTS = (
+    zipfile.BadZipFile,
+    NotImplementedError,
+    RuntimeError,
+    ValueError,
+    EOFError,
+    OSError,
+    struct.error,
+    zlib.error,
+)
+CONTENT_FAULTS = (
+    RuntimeError,
+    ValueError,
+    TypeError,
+    KeyError,
+    IndexError,
+    AttributeError,
+    EOFError,
+    UnpicklingError,
+)
+# The number with which torch's form of before 2020 begins, as it is pickled there.
+_LEGACY = bytes.fromhex("80028a0a6cfc9c46f9206aa850192e")
+
+
+def read(path: Path, stand_ins: Mapping[str, type] | None = None) -> Any:
+    """Whatever tensors and plain values a file holds; tensors lie on the CPU.
+
+    Args:
+        stand_ins: for classes that the file may name besides, what to build instead of them.
+
+    Raises:
+        FileNotFoundError: it is not there.
+        ValueError: not a .pth in zip form, damaged, larger inside than outside, or it names other
+            classes or functions.
+    """
+    allowed = stand_ins or {}
+    if not path.exists():
+        raise FileNotFoundError(f"{path} is not there")
+    if not path.is_file():
+        raise ValueError(f"{path} is a folder or a device, and no file")
+    named = _names(path, _pickle(path))
+    foreign = sorted(n for n in named if not _PLAIN.fullmatch(n) and n not in allowed)
+    if foreign:
+        raise ValueError(
+            f"{path} is not opened: besides tensors and plain values it names {listed(foreign)}, "
+            "and building these could run code"
+        )
+    try:
+        with torch.serialization.safe_globals([(kind, name) for name, kind in allowed.items()]):
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except CONTENT_FAULTS as error:
+        reason = _first(error)
+        raise ValueError(f"{path} cannot be read as tensors and plain values: {reason}") from error
+    for tensor in _tensors(content):
+        _check_size(path, tensor)
+    return content
+
+
+def check_finite(path: Path, what: str, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Raise ValueError with the name of the first tensor that holds NaN or infinity."""
+    for name, value in tensors.items():
+        # The least and the largest are found without a copy, and are NaN where one is.
+        if (
+            value.is_floating_point()
+            and value.numel()
+            and not all(map(torch.isfinite, value.aminmax()))
+        ):
+            raise ValueError(f"{path}: the {what} {name} are not all finite")
+
+
+def _pickle(path: Path) -> bytes:
+    """The pickle of an archive whose records are whole and no larger than the file."""
+    try:
+        if not zipfile.is_zipfile(path):
+            raise ValueError(_no_zip(path))
+        with zipfile.ZipFile(path) as archive:
+            records = archive.infolist()
+            if any(record.compress_type != zipfile.ZIP_STORED for record in records) or (
+                sum(record.file_size for record in records) > path.stat().st_size
+            ):
+                raise ValueError("it would unpack to more than the file holds; torch.save does not")
+            if len({record.filename for record in records}) < len(records):
+                raise ValueError("a record is there twice")
+            wrong = archive.testzip()
+            if wrong is not None:
+                raise ValueError(f"{wrong} in it has another checksum than when written")
+            pickles = [r for r in records if re.fullmatch(r"[^/]+/data\.pkl", r.filename)]
+            if len(pickles) != 1:
+                raise ValueError("it is a zip of something else: there is no data.pkl in it")
+            return archive.read(pickles[0])
+    except _ARCHIVE_FAULTS as error:
+        raise ValueError(f"{path} is no .pth, or damaged: {_first(error)}") from error
+
+
+def _no_zip(path: Path) -> str:
+    with open(path, "rb") as file:
+        start = file.read(512)
+    if not start:
+        return "it is empty"
+    new = f"{path.stem}_zip.pth"
+    program = f"import torch; torch.save(torch.load({str(path)!r}, map_location='cpu'), {new!r})"
+    if start.startswith(_LEGACY) or start[257:262] == b"ustar":
+        return (
+            "it has torch's form of before 2020, which cannot be read safely; where you trust it, "
+            f"write it anew: TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD=1 python -c {shlex.quote(program)}"
+        )
+    return "it has no zip form, or is only the beginning of a file"
+
+
+def _names(path: Path, pickled: bytes) -> set[str]:
+    """The classes and functions that a pickle names; nothing of it is run."""
+    names = set()
+    try:
+        for step, (operation, argument, _) in enumerate(pickletools.genops(pickled)):
+            if step == _MOST_STEPS:
+                raise ValueError(f"it takes more than {_MOST_STEPS:,} steps to build")
+            if operation.name in ("GLOBAL", "INST"):
+                names.add(str(argument).replace(" ", "."))
+            elif operation.name in ("STACK_GLOBAL", "EXT1", "EXT2", "EXT4"):
+                names.add(f"something by {operation.name}")
+    except (ValueError, UnicodeDecodeError, struct.error) as error:
+        raise ValueError(f"{path} is no .pth, or damaged: {_first(error)}") from error
+    return names
+
+
+def _tensors(content: Any) -> Iterator[torch.Tensor]:
+    """Every tensor in nested values, each object looked at once."""
+    seen, rest = set(), [content]
+    while rest:
+        item = rest.pop()
+        if id(item) in seen:
+            continue
+        seen.add(id(item))
+        if isinstance(item, torch.Tensor):
+            yield item
+        elif isinstance(item, Mapping):
+            rest.extend(item.values())
+        elif isinstance(item, list | tuple | set):
+            rest.extend(item)
+        elif hasattr(item, "__dict__"):
+            rest.append(vars(item))
+
+
+def _check_size(path: Path, tensor: torch.Tensor) -> None:
+    if (
+        tensor.layout != torch.strided
+        or tensor.device.type != "cpu"
+        or tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes()
+    ):
+        raise ValueError(
+            f"{path} is not opened: a tensor of shape {tuple(tensor.shape)} in it claims more "
+            "numbers than the file holds"
+        )
+
+
+def _first(error: Exception) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__

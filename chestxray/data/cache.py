@@ -1,0 +1,231 @@
+"""Decoded pictures, kept in one file of the cache folder that only grows."""
+
+import errno
+import hashlib
+import os
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from chestxray.data.decoding import DECODER_VERSION, decode_all, reason
+from chestxray.runtime.files import folder_lock, whole_file
+from chestxray.runtime.text import counted, listed
+
+_SECONDS_BETWEEN_SAVES = 60.0
+_BLOCK = 4096  # bytes that a file may take beyond its length
+_WAYS_OUT = "--cache-dir DIR names another, and main.py --no-cache keeps them in memory"
+
+
+@dataclass
+class Pictures:
+    """Decoded pictures.
+
+    Attributes:
+        pixels: (slots, size, size) uint8, in memory or mapped read-only from the cache.
+        slots: (n,) where each asked picture lies in `pixels`; -1 where it could not be read.
+        broken: path -> what is wrong with it.
+    """
+
+    pixels: np.ndarray
+    slots: np.ndarray
+    broken: dict[str, str]
+
+
+def load_pictures(
+    paths: list[str],
+    size: int,
+    source: Path,
+    cache_dir: Path | None,
+    workers: int = 0,
+    check: Callable[[], None] = lambda: None,
+) -> Pictures:
+    """Decode pictures, or take them from the cache where their name, size and time are the same.
+
+    Args:
+        paths: the picture files.
+        size: side of the decoded pictures.
+        source: the data folder; each has a cache file of its own.
+        cache_dir: where decoded pictures are kept; None keeps them in memory only.
+        workers: decoding processes; 0 decodes in this one.
+        check: called between pictures; an exception from it ends the decoding, and the cache keeps
+            what is done.
+
+    Raises:
+        OSError: the cache cannot be written; a decoding process died.
+    """
+    if cache_dir is None:
+        pixels = np.empty((len(paths), size, size), dtype=np.uint8)
+        slots, broken = np.full(len(paths), -1), {}
+        for index, result in decode_all(paths, size, workers, check):
+            if isinstance(result, str):
+                broken[paths[index]] = result
+            else:
+                pixels[index], slots[index] = result, index
+        return Pictures(pixels, slots, broken)
+    cache = _Cache(cache_dir, size, source)
+    keys, broken = _keys(paths)
+    slots = cache.find(keys)
+    missing = [i for i in np.flatnonzero(slots < 0) if paths[i] not in broken]
+    if missing:
+        with ExitStack() as stack:
+            _stand_in_line(stack, cache_dir, check)
+            slots = cache.find(keys)  # another run may have decoded them meanwhile
+            missing = [i for i in missing if slots[i] < 0]
+            results = decode_all([paths[i] for i in missing], size, workers, check)
+            faults = cache.append([keys[i] for i in missing], results)
+            broken |= {paths[missing[index]]: reason for index, reason in faults.items()}
+        slots = cache.find(keys)
+    return Pictures(cache.pixels(), slots, broken)
+
+
+def fit_on_device(pictures: int, size: int, free: int) -> bool:
+    """Whether so many decoded pictures take at most half of `free` bytes of a device's memory."""
+    return pictures * size**2 <= free / 2
+
+
+def describe_broken(broken: dict[str, str]) -> str:
+    """The pictures that cannot be read, in two lines for an error."""
+    return (
+        f"{counted(len(broken), 'picture')} cannot be read; --skip-bad-images leaves them out\n"
+        + listed([f"{path}: {reason}" for path, reason in sorted(broken.items())])
+    )
+
+
+def describe_skipped(broken: dict[str, str]) -> list[str]:
+    """The pictures that cannot be read and are left out, one a line."""
+    return [
+        f"{counted(len(broken), 'picture')} cannot be read and left out:",
+        *(f"  {path}: {reason}" for path, reason in sorted(broken.items())),
+    ]
+
+
+def _stand_in_line(
+    stack: ExitStack, folder: Path, check: Callable[[], None], seconds: float = 0.5
+) -> None:
+    """Hold the folder as soon as no other process does; `check` can end the waiting."""
+    waiting = False
+    while True:
+        try:
+            stack.enter_context(folder_lock(folder, "cache."))
+            return
+        except BlockingIOError as busy:
+            if not waiting:
+                print(f"waiting: {busy}", file=sys.stderr)
+            waiting = True
+        except OSError as error:
+            reason = getattr(error.__cause__, "strerror", None) or error
+            raise OSError(
+                f"the cache folder {folder} cannot be written ({reason}); {_WAYS_OUT}"
+            ) from error
+        check()
+        time.sleep(seconds)
+
+
+def cache_file(folder: Path, size: int, source: Path) -> Path:
+    """Where the decoded pictures of a data folder lie; their keys lie beside it, in .index."""
+    digest = hashlib.sha256(os.fsencode(source.resolve())).hexdigest()[:8]
+    return folder / f"pictures-{size}-v{DECODER_VERSION}-{digest}.u8"
+
+
+class _Cache:
+    """A file of decoded pictures that only grows, and an index: line k is the key of slot k.
+
+    What the index names is on the disk; what lies beyond are rests of an interrupted run. A slot
+    is never written twice, so another run may have the file mapped.
+    """
+
+    def __init__(self, folder: Path, size: int, source: Path) -> None:
+        self.size = size
+        self.data = cache_file(folder, size, source)
+        self.index = self.data.with_suffix(".index")
+
+    def keys(self) -> list[str]:
+        if not self.index.exists():
+            return []
+        keys = self.index.read_text(encoding="utf-8").split("\n")[:-1]
+        whole = self.data.exists() and self.data.stat().st_size >= len(keys) * self.size**2
+        return keys if whole else []
+
+    def find(self, keys: list[str]) -> np.ndarray:
+        """(n,) slot of each key, -1 where it is not in the cache."""
+        slot = {key: number for number, key in enumerate(self.keys())}
+        return np.array([slot.get(key, -1) for key in keys], dtype=np.int64)
+
+    def pixels(self) -> np.ndarray:
+        count = len(self.keys())
+        if count == 0:  # an empty file cannot be mapped
+            return np.empty((0, self.size, self.size), dtype=np.uint8)
+        return np.memmap(self.data, np.uint8, mode="r", shape=(count, self.size, self.size))
+
+    def append(
+        self, keys: list[str], results: Iterator[tuple[int, np.ndarray | str]]
+    ) -> dict[int, str]:
+        """Write results behind what is there; returns the reasons of those that are none."""
+        stored, faults = self.keys(), {}
+        handle = os.open(self.data, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            self._allocate(handle, stored, keys)
+            saved = time.monotonic()
+            try:
+                for index, result in results:
+                    if isinstance(result, str):
+                        faults[index] = result
+                        continue
+                    written = os.pwrite(handle, result.tobytes(), len(stored) * self.size**2)
+                    if written < self.size**2:  # cut short at the end of a disk
+                        raise OSError(f"{self.data} cannot be written any further; {_WAYS_OUT}")
+                    stored.append(keys[index])
+                    if time.monotonic() - saved > _SECONDS_BETWEEN_SAVES:
+                        self._save(handle, stored)
+                        saved = time.monotonic()
+            finally:
+                os.ftruncate(handle, len(stored) * self.size**2)
+                self._save(handle, stored)
+        finally:
+            os.close(handle)
+        return faults
+
+    def _allocate(self, handle: int, stored: list[str], more: list[str]) -> None:
+        # On a full disk a write into a hole fails late, or as a signal: take the space first.
+        used, needed = len(stored) * self.size**2, len(more) * self.size**2
+        index = 2 * (_BLOCK + sum(len(os.fsencode(key)) + 1 for key in [*stored, *more]))  # and old
+        os.ftruncate(handle, used)  # what a killed run had taken
+        free = shutil.disk_usage(self.data.parent).free
+        try:
+            if needed and needed + index > free:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            if needed and hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(handle, used, needed)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+                raise
+            os.ftruncate(handle, used)
+            raise OSError(
+                f"the cache folder {self.data.parent} needs {(needed + index) / 1e9:.2f} GB and "
+                f"its disk has {free / 1e9:.2f} GB free ({error.strerror}); {_WAYS_OUT}"
+            ) from error
+
+    def _save(self, handle: int, keys: list[str]) -> None:
+        os.fsync(handle)
+        with whole_file(self.index) as file:
+            file.write("".join(f"{key}\n" for key in keys))
+
+
+def _keys(paths: list[str]) -> tuple[list[str], dict[str, str]]:
+    """What identifies the content of each file, and the files that are gone."""
+    keys, gone = [], {}
+    for path in paths:
+        try:
+            status = os.stat(path)
+        except OSError as error:
+            gone[path] = reason(b"", error)
+            keys.append("")
+            continue
+        keys.append(f"{os.path.basename(path)}\t{status.st_size}\t{status.st_mtime_ns}")
+    return keys, gone

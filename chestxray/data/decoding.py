@@ -1,0 +1,172 @@
+"""Picture files -> one uint8 array (n, size, size), by a pool of processes.
+
+One rule for every picture: grey (colour by the ITU-R 601 weights, alpha dropped, 16 bits divided by
+257), as stored (EXIF's rotation is not looked at), padded with black to a centred square, resized
+bilinearly with antialiasing.
+"""
+
+import errno
+import io
+import multiprocessing
+import os
+import stat
+import struct
+import threading
+import warnings
+import zlib
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from chestxray.data import integrity
+from chestxray.runtime.progress import Progress
+from chestxray.runtime.signals import held_back, leave_signals_to_parent
+
+DECODER_VERSION = 2  # part of the cache's name: raise it when read_picture takes other files
+MOST_PIXELS = 64_000_000
+_MOST_BYTES = 8 * MOST_PIXELS + 100_000_000  # four channels of 16 bits, and notes beside
+_SMALL = 32  # pictures: below, starting a process costs more than it saves
+# What Pillow raises on broken files; not all of them are OSErrors.
+_FAULTS = (
+    OSError,
+    ValueError,
+    SyntaxError,
+    EOFError,
+    IndexError,
+    KeyError,
+    TypeError,
+    struct.error,
+    zlib.error,
+    Image.DecompressionBombError,
+)
+_OF_THE_MACHINE = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)  # no fault of the picture
+
+
+def read_picture(path: str | Path, size: int) -> np.ndarray:
+    """Decode one PNG or JPEG of any mode and shape.
+
+    Returns:
+        (size, size) uint8.
+
+    Raises:
+        ValueError: no such picture, broken, or above 64 million pixels as a square.
+    """
+    content = b""
+    try:
+        content = _content(path)
+        with warnings.catch_warnings():
+            # Of sizes below our limit, and of broken notes beside the pixels.
+            warnings.simplefilter("ignore")
+            grey = _decoded_grey(content)
+    except _FAULTS as error:
+        if isinstance(error, OSError) and error.errno in _OF_THE_MACHINE:
+            raise
+        raise ValueError(reason(content, error)) from error
+    side = max(grey.size)
+    if grey.width != grey.height:
+        square = Image.new("L", (side, side))
+        square.paste(grey, ((side - grey.width) // 2, (side - grey.height) // 2))
+        grey = square
+    return np.asarray(grey.resize((size, size), Image.Resampling.BILINEAR))
+
+
+def _content(path: str | Path) -> bytes:
+    """The bytes of a file, read once: what is checked is what is decoded."""
+    status = os.stat(path)
+    if not stat.S_ISREG(status.st_mode):  # opening a pipe would wait for ever
+        raise ValueError("no file but a folder, pipe or device")
+    if status.st_size > _MOST_BYTES:
+        raise ValueError(f"{status.st_size / 1e9:.1f} GB are more than 64 million pixels take")
+    return Path(path).read_bytes()
+
+
+def _decoded_grey(content: bytes) -> Image.Image:
+    with Image.open(io.BytesIO(content), formats=["PNG", "JPEG"]) as image:
+        if max(image.size) ** 2 > MOST_PIXELS:
+            raise ValueError(
+                f"{image.width} x {image.height} is above 64 million pixels, made square"
+            )
+        image.verify()  # load() does not look at a PNG's checksums
+    with Image.open(io.BytesIO(content), formats=["PNG", "JPEG"]) as image:
+        image.load()
+        grey = _grey(image)
+        interlaced = bool(image.info.get("interlace"))
+    if not integrity.is_png(content):
+        integrity.check_end(content)
+        return grey
+    integrity.check_palette(content)
+    last_row = grey.crop((0, grey.height - 1, grey.width, grey.height))
+    if interlaced or last_row.getbbox() is None:  # black is also what missing rows become
+        integrity.check_rows(content)
+    return grey
+
+
+def _grey(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):  # 16 bits, which convert("L") would clip to white
+        return Image.fromarray(np.round(np.asarray(image) / 257).astype(np.uint8))
+    if image.mode == "P":
+        image.info.pop("transparency", None)  # alpha is dropped
+        image = image.convert("RGB")
+    return image.convert("L")
+
+
+def reason(content: bytes, error: Exception) -> str:
+    if isinstance(error, Image.UnidentifiedImageError):
+        start = content[:12]
+        return f"not a PNG or JPEG picture (starts with {start!r})" if start else "an empty file"
+    if isinstance(error, FileNotFoundError):
+        return "not there any more"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror  # without the path, which is said beside
+    return str(error) or type(error).__name__
+
+
+def decode_all(
+    paths: list[str], size: int, workers: int, check: Callable[[], None]
+) -> Iterator[tuple[int, np.ndarray | str]]:
+    """Each path's number with its picture, or with the reason why there is none."""
+    decode = partial(_decode_or_reason, size=size)
+    with ExitStack() as stack:
+        progress = stack.enter_context(Progress("decoding", len(paths)))
+        if workers == 0 or len(paths) < _SMALL:
+            results: Iterator[np.ndarray | str] = map(decode, paths)
+        else:
+            pool = ProcessPoolExecutor(
+                workers, multiprocessing.get_context("spawn"), initializer=_start_worker
+            )
+            stack.callback(pool.shutdown, cancel_futures=True)
+            with held_back():  # a process that starts is deaf only after its first imports
+                results = pool.map(decode, paths, chunksize=8)
+        try:
+            for index, result in enumerate(results):
+                check()
+                yield index, result
+                progress.advance(1)
+        except BrokenProcessPool as error:
+            check()
+            raise OSError("a decoding process died; --workers 0 decodes without one") from error
+
+
+def _decode_or_reason(path: str, size: int) -> np.ndarray | str:
+    try:
+        return read_picture(path, size)
+    except ValueError as error:
+        return str(error)
+
+
+def _start_worker() -> None:
+    leave_signals_to_parent()
+
+    def end_with_parent() -> None:
+        parent = multiprocessing.parent_process()
+        if parent is not None:
+            parent.join()
+        os._exit(1)
+
+    threading.Thread(target=end_with_parent, daemon=True).start()

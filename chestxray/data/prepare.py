@@ -1,0 +1,66 @@
+"""Decode a data folder ahead of time, so that every later run begins at once.
+
+python -m chestxray.data.prepare DIR
+"""
+
+import os
+import sys
+from pathlib import Path
+
+from chestxray.data.cache import describe_skipped, load_pictures
+from chestxray.runtime.cli import Parser, answer, number
+from chestxray.runtime.signals import StopRequest
+from chestxray.runtime.text import counted
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Decode a data folder ahead of time, so that runs begin at once."""
+    parser = Parser(
+        prog="python -m chestxray.data.prepare",
+        allow_abbrev=False,
+        description="Decode the pictures of a data folder ahead of time, for every later run.",
+    )
+    parser.add_argument("folder", metavar="DIR", type=Path, help="as main.py's --data_path")
+    parser.add_argument(
+        "--size",
+        metavar="N",
+        type=number(int, 32, 4096, "a side in pixels, 32 to 4096"),
+        default=224,
+        help="side of the decoded pictures, in pixels (default: 224)",
+    )
+    parser.add_argument(
+        "--cache-dir", metavar="DIR", type=Path, default=Path(".cache"), help="(default: .cache)"
+    )
+    parser.add_argument(
+        "--workers",
+        "-j",
+        metavar="N",
+        type=number(int, 0, 1024, "a number of processes, 0 to 1024"),
+        default=os.cpu_count() or 1,
+        help="decoding processes; 0 works (default: as many as cores)",
+    )
+    args, _ = parser.parse(sys.argv[1:] if argv is None else argv)
+
+    def work(stop: StopRequest) -> int:
+        from chestxray.data.entries import (
+            read_entries,  # with pandas, which decoding processes spare
+        )
+
+        found = read_entries(args.folder)
+        for note in found.notes:
+            print(note)
+        paths = found.rows["path"].tolist()
+        pictures = load_pictures(
+            paths, args.size, args.folder, args.cache_dir, args.workers, stop.check
+        )
+        ready = len(paths) - len(pictures.broken)
+        print(f"{counted(ready, 'picture')} of {args.size} pixels a side ready in {args.cache_dir}")
+        if pictures.broken:
+            print(*describe_skipped(pictures.broken), sep="\n", file=sys.stderr)
+        return 1 if pictures.broken else 0
+
+    return answer(work)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,64 @@
+"""Images and patients by part of the split and by class, in tables and sentences for people."""
+
+import pandas as pd
+
+from chestxray.data.entries import PARTS, Entries
+from chestxray.labels import CLASSES
+from chestxray.runtime.text import listed
+
+
+def summary(rows: pd.DataFrame) -> str:
+    """Pictures and patients by part of the split and by class, as a table for people.
+
+    Args:
+        rows: as in Entries, with the column split.
+    """
+    parts = [part for part in PARTS if (rows["split"] == part).any()]
+    columns = {part: rows[rows["split"] == part] for part in parts}
+    columns |= {"all": rows} if len(parts) > 1 else {}
+
+    def line(name: str, figures: list[int]) -> str:
+        return f"{name:<20}" + "".join(f"{figure:>9,}" for figure in figures)
+
+    lines = [
+        f"{'':<20}" + "".join(f"{name:>9}" for name in columns),
+        line("pictures", [len(part) for part in columns.values()]),
+        line("patients", [part["patient"].nunique() for part in columns.values()]),
+        *(line(name, [int(part[name].sum()) for part in columns.values()]) for name in CLASSES),
+    ]
+    if "train" in parts and "val" not in parts:
+        lines.append("no picture is for validation: best.pth will be the last epoch")
+    untrained = [
+        name for name in CLASSES if "train" in columns and not columns["train"][name].any()
+    ]
+    if untrained:
+        lines.append(f"no training picture has {listed(untrained)}: such scores mean nothing")
+    return "\n".join([*lines, _people(rows)])
+
+
+def describe_change(entries: Entries, stored: dict[str, dict[str, object]]) -> list[str]:
+    """What differs between the label tables now and those that a checkpoint was trained with."""
+    if entries.fingerprint == stored["files"]:
+        return []
+    counts = entries.label_counts()
+    differing = [
+        f"{name} {before:,} -> {counts[name]:,}"
+        for name, before in stored["labels"].items()
+        if isinstance(before, int) and before != counts[name]
+    ]
+    return [
+        f"the label tables ({listed(entries.fingerprint)}) are not the ones of the checkpoint "
+        f"({listed(stored['files'])}): "
+        + (f"pictures {listed(differing)}" if differing else "same counts")
+    ]
+
+
+def _people(rows: pd.DataFrame) -> str:
+    ages = rows["age"].dropna()
+    age = f"median age {ages.median():.0f}" if len(ages) else "age"
+    shares = [
+        f"{value} {(rows[column] == value).mean():.0%}"
+        for column in ("sex", "view")
+        for value in sorted(set(rows[column]) - {""})
+    ]
+    return f"{age} ({len(rows) - len(ages):,} unknown)" + "".join(f", {share}" for share in shares)

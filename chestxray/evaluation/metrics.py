@@ -1,0 +1,200 @@
+"""Logits and scores of a data set, ROC AUC and average precision per class, intervals."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from sklearn.metrics import average_precision_score, roc_auc_score
+
+from chestxray.labels import CLASSES, FINDINGS, NO_FINDING
+
+LEVEL = 0.95  # of the intervals
+FEW = 5  # positives; below, an AUC says next to nothing
+
+
+def undefined(targets: np.ndarray) -> dict[str, str]:
+    """Classes whose AUC is undefined, and why.
+
+    Args:
+        targets: (N, 15), 0 or 1.
+    """
+    positives = targets.sum(axis=0)
+    reasons = {}
+    for name, count in zip(CLASSES, positives, strict=True):
+        if count == 0:
+            reasons[name] = "no positives"
+        elif count == len(targets):
+            reasons[name] = "no negatives"
+    return reasons
+
+
+def roc_auc_per_class(targets: np.ndarray, scores: np.ndarray) -> dict[str, float]:
+    """ROC AUC of each class against the rest.
+
+    Args:
+        targets: (N, 15), 0 or 1, columns in the order of CLASSES.
+        scores: (N, 15).
+
+    Returns:
+        AUC by class name; NaN where targets hold a single value.
+    """
+    return _per_class(roc_auc_score, targets, scores)
+
+
+def average_precision_per_class(targets: np.ndarray, scores: np.ndarray) -> dict[str, float]:
+    """Average precision of each class; arguments and NaN as in roc_auc_per_class."""
+    return _per_class(average_precision_score, targets, scores)
+
+
+def mean_of_findings(values: dict[str, float]) -> tuple[float, int]:
+    """The mean over the findings where the value is defined, No Finding left out, and how many."""
+    defined = [values[name] for name in FINDINGS if not np.isnan(values[name])]
+    return (float(np.mean(defined)) if defined else float("nan")), len(defined)
+
+
+def auc_intervals(
+    targets: np.ndarray, scores: np.ndarray, patients: np.ndarray, resamples: int, seed: int
+) -> dict[str, tuple[float, float]]:
+    """95 % percentile-bootstrap intervals of the AUCs, patients drawn with replacement.
+
+    Pictures of a patient depend on each other, so patients are drawn, not pictures. Resamples in
+    which a class is undefined do not count for that class.
+
+    Args:
+        targets: (N, 15), 0 or 1.
+        scores: (N, 15).
+        patients: (N,) keys.
+        resamples: at least 1.
+        seed: of the draws.
+
+    Returns:
+        (low, high) by class name and for "mean", the mean over the findings defined in `targets`.
+    """
+    keys, codes = np.unique(patients, return_inverse=True)
+    rng = np.random.default_rng(seed)
+    skipped = undefined(targets)
+    names = [name for name in CLASSES if name not in skipped]
+    areas = [_WeightedAuc(targets[:, k], scores[:, k]) for k in map(CLASSES.index, names)]
+    drawn = np.full((resamples, len(names)), np.nan)
+    for row in drawn:
+        times = np.bincount(rng.integers(len(keys), size=len(keys)), minlength=len(keys))
+        row[:] = [area(times[codes].astype(float)) for area in areas]
+    columns = dict(zip(names, drawn.T, strict=True))
+    findings = [columns[name] for name in FINDINGS if name in columns]
+    if findings:
+        whole = np.stack(findings)
+        columns["mean"] = np.nanmean(whole[:, ~np.isnan(whole).all(axis=0)], axis=0)
+    tails = [(1 - LEVEL) / 2, (1 + LEVEL) / 2]
+    quantiles = {n: np.nanquantile(v, tails) for n, v in columns.items() if not np.isnan(v).all()}
+    return {name: (float(low), float(high)) for name, (low, high) in quantiles.items()}
+
+
+def metrics(
+    targets: np.ndarray, scores: np.ndarray, patients: np.ndarray, resamples: int, seed: int
+) -> dict[str, Any]:
+    """The figures of the metrics file; null (None) where undefined.
+
+    Args:
+        targets: (N, 15), 0 or 1.
+        scores: (N, 15), in [0, 1].
+        patients: (N,) keys.
+        resamples: bootstrap resamples; 0 computes no intervals.
+        seed: of the bootstrap.
+    """
+    auc = roc_auc_per_class(targets, scores)
+    ap = average_precision_per_class(targets, scores)
+    positives = targets.sum(axis=0)
+    constant = [n for k, n in enumerate(CLASSES) if len(scores) > 1 and np.ptp(scores[:, k]) == 0]
+    found: dict[str, Any] = {
+        "mean_auc": _or_none(mean_of_findings(auc)[0]),
+        "mean_ap": _or_none(mean_of_findings(ap)[0]),
+        "mean_of": mean_of_findings(auc)[1],
+        "classes": {
+            name: {
+                "auc": _or_none(auc[name]),
+                "ap": _or_none(ap[name]),
+                "positives": int(positives[k]),
+                "negatives": int(len(targets) - positives[k]),
+            }
+            for k, name in enumerate(CLASSES)
+        },
+        "undefined": undefined(targets),
+        "constant": constant,
+        "pictures": len(targets),
+        "patients": len(np.unique(patients)),
+        "intervals": None,
+    }
+    if resamples:
+        intervals = auc_intervals(targets, scores, patients, resamples, seed)
+        found["intervals"] = {
+            "level": LEVEL,
+            "resamples": resamples,
+            "unit": "patient",
+            "mean_auc": intervals.pop("mean", None),
+            "classes": intervals,
+        }
+    return found
+
+
+def table(found: dict[str, Any]) -> str:
+    """The metrics as a table for people: class, positives, AUC, its interval, average precision."""
+    intervals = found["intervals"]
+    lines = [
+        f"{'class':<20}{'positives':>10}{'AUC':>8}{'AP':>8}"
+        + ("   95 % of AUC" if intervals else "")
+    ]
+    for name, row in found["classes"].items():
+        remarks = []
+        if intervals and name in intervals["classes"]:
+            remarks.append("{:.3f}-{:.3f}".format(*intervals["classes"][name]))
+        if name in found["undefined"]:
+            remarks.append(found["undefined"][name])
+        elif row["positives"] < FEW:
+            remarks.append("few")
+        if name in found["constant"]:
+            remarks.append("all scores are equal")
+        if name == NO_FINDING:
+            remarks.append("not in the mean")
+        figures = f"{name:<20}{row['positives']:>10,}{_shown(row['auc']):>8}{_shown(row['ap']):>8}"
+        lines.append("   ".join([figures, *remarks]))
+    mean = f"mean of {found['mean_of']} of {len(FINDINGS)} findings"
+    last = f"{mean:<30}{_shown(found['mean_auc']):>8}{_shown(found['mean_ap']):>8}"
+    if intervals and intervals["mean_auc"]:
+        last += "   {:.3f}-{:.3f}".format(*intervals["mean_auc"])
+    return "\n".join([*lines, last])
+
+
+class _WeightedAuc:
+    """ROC AUC of one class under changing weights of the pictures; the sorting is done once."""
+
+    def __init__(self, targets: np.ndarray, scores: np.ndarray) -> None:
+        self._order = np.argsort(scores, kind="stable")
+        ordered = scores[self._order]
+        self._positive = targets[self._order].astype(bool)
+        self._groups = np.flatnonzero(np.r_[True, ordered[1:] != ordered[:-1]])  # equal scores
+
+    def __call__(self, weights: np.ndarray) -> float:
+        weights = weights[self._order]
+        positive = np.add.reduceat(weights * self._positive, self._groups)
+        negative = np.add.reduceat(weights * ~self._positive, self._groups)
+        below = np.cumsum(negative) - negative
+        pairs = positive.sum() * negative.sum()
+        return float((positive * (below + negative / 2)).sum() / pairs) if pairs else float("nan")
+
+
+def _per_class(
+    metric: Callable[[np.ndarray, np.ndarray], float], targets: np.ndarray, scores: np.ndarray
+) -> dict[str, float]:
+    skipped = undefined(targets)
+    return {
+        name: float("nan") if name in skipped else float(metric(targets[:, k], scores[:, k]))
+        for k, name in enumerate(CLASSES)
+    }
+
+
+def _or_none(value: float) -> float | None:
+    return None if np.isnan(value) else value
+
+
+def _shown(value: float | None) -> str:
+    return "n/a" if value is None else f"{value:.3f}"

@@ -1,0 +1,60 @@
+"""A network and a data set -> logits and scores, each image once, in order."""
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import nn
+
+from chestxray.data.dataset import BatchSource, batches
+from chestxray.labels import CLASSES
+from chestxray.runtime.process_group import ONE_PROCESS, Processes
+from chestxray.runtime.progress import Progress
+from chestxray.runtime.text import counted, listed
+
+
+def predict(
+    model: nn.Module,
+    dataset: BatchSource,
+    batch_size: int,
+    title: str,
+    check: Callable[[], None] = lambda: None,
+    processes: Processes = ONE_PROCESS,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Score every picture once, in the order of the data set.
+
+    Args:
+        model: what the data set gathers to logits (n, C); left in eval mode.
+        dataset: N pictures.
+        batch_size: pictures at a time, per process.
+        title: what the progress bar says.
+        check: called between batches; an exception from it ends the work.
+        processes: who shares the pictures; each gets all scores.
+
+    Returns:
+        Logits (N, C) and scores (N, C) = sigmoid(logits), both float32 and finite.
+
+    Raises:
+        FloatingPointError: logits that are not finite; names pictures.
+    """
+    model.eval()
+    parts = []
+    with torch.inference_mode(), Progress(title, len(dataset)) as progress:
+        for indices in batches(np.arange(len(dataset)), batch_size * processes.size):
+            check()
+            part = processes.scoring_part(indices)
+            if len(part):
+                inputs, _ = dataset.gather(part)
+                parts.append(model(inputs).float())
+            progress.advance(len(indices))
+        own = torch.cat(parts).cpu() if parts else torch.empty(0, len(CLASSES))
+        logits = processes.rows(own, len(dataset))
+    if len(logits) != len(dataset):
+        raise RuntimeError(f"{len(logits)} rows of scores for {len(dataset)} pictures")
+    broken = ~torch.isfinite(logits).all(dim=1).numpy()
+    if broken.any():
+        raise FloatingPointError(
+            f"the logits of {counted(int(broken.sum()), 'picture')} are not finite: "
+            f"{listed(dataset.names[broken], most=3)}"
+        )
+    return logits.numpy(), torch.sigmoid(logits).numpy()

@@ -1,0 +1,93 @@
+"""What the frozen part of the network makes of pictures; kept in memory when it fits.
+
+No augmentation and BatchNorm in eval: the frozen part is a constant function of a picture, so that
+an epoch after the first need not compute it again.
+"""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from torch import nn
+
+from chestxray.data.dataset import ChestDataset
+from chestxray.runtime.progress import Progress
+
+SHARE = 0.5  # of the free memory that kept features may take
+_CHUNK = 32  # pictures computed at once
+
+
+class Features:
+    """Batches of the maps that the frozen part of a network makes of pictures.
+
+    Args:
+        pictures: N of them.
+        frozen: normalised pictures (n, 3, size, size) to maps (n, C, h, w), after pooling (n, C).
+    """
+
+    def __init__(self, pictures: ChestDataset, frozen: nn.Module) -> None:
+        self.names, self.targets, self.device = pictures.names, pictures.targets, pictures.device
+        self._pictures, self._frozen = pictures, frozen
+        self._kept: torch.Tensor | None = None  # (N, h, w, C), after pooling (N, C)
+
+    def __len__(self) -> int:
+        return len(self._pictures)
+
+    def gather(self, indices: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+        """One batch: the maps of n pictures, and their targets (n, 15) float32."""
+        if self._kept is None:
+            images, targets = self._pictures.gather(indices)
+            return self._frozen(images), targets
+        maps = self._kept.index_select(0, self._pictures.send(indices))
+        return maps.movedim(-1, 1), self._pictures.gather_targets(indices)
+
+    def bytes_to_keep(self) -> int:
+        """What the maps of all pictures would take in memory."""
+        if not len(self):
+            return 0
+        one, _ = self.gather(np.zeros(1, dtype=np.int64))
+        return len(self) * one.numel() * one.element_size()
+
+    def keep(self, check: Callable[[], None] = lambda: None) -> None:
+        """Compute the maps of all pictures in their order; from now on batches are gathered there.
+
+        Args:
+            check: called between chunks; an exception from it ends the work.
+        """
+        kept = None
+        with Progress("frozen layers", len(self)) as progress:
+            for start in range(0, len(self), _CHUNK):
+                check()
+                indices = np.arange(start, min(start + _CHUNK, len(self)))
+                maps = self.gather(indices)[0].movedim(1, -1)
+                if kept is None:
+                    kept = maps.new_empty((len(self), *maps.shape[1:]))
+                kept[start : start + _CHUNK] = maps
+                progress.advance(len(indices))
+        self._kept = kept
+
+
+def keep_if_it_fits(
+    parts: Sequence[Features], free: int, check: Callable[[], None] = lambda: None
+) -> str:
+    """Keep the features of all parts of the split, or of none where they need too much memory.
+
+    Args:
+        parts: of one network.
+        free: bytes that the process could still take; a share of it may be used.
+        check: as in Features.keep.
+
+    Returns:
+        What was done, in a line for people.
+    """
+    needed = sum(part.bytes_to_keep() for part in parts)
+    pictures = sum(map(len, parts))
+    of = f"what the frozen layers make of {pictures:,} pictures"
+    if needed > SHARE * free:
+        return (
+            f"{of} is computed again in every epoch: {needed / 1e9:.1f} GB are above half of the "
+            f"{free / 1e9:.1f} GB of free memory"
+        )
+    for part in parts:
+        part.keep(check)
+    return f"{of} is kept: {needed / 1e9:.1f} of {free / 1e9:.1f} GB of free memory"

@@ -1,0 +1,140 @@
+"""A command's line and its answer: wrong usage, faults and stops in a line or two, exit codes."""
+
+import argparse
+import difflib
+import errno
+import os
+import sys
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+from chestxray.runtime.distributed import of_a_lost_process, tell_once
+from chestxray.runtime.signals import Stopped, StopRequest, listen
+
+
+class Parser(argparse.ArgumentParser):
+    """An ArgumentParser that tells what was typed from what is a default."""
+
+    def error(self, message: str) -> NoReturn:
+        tell_once(f"{self.prog}: error: {message} (--help shows all flags)")
+        sys.exit(2)
+
+    def parse(self, argv: list[str]) -> tuple[argparse.Namespace, dict[str, Any]]:
+        """All options, and those of them that were typed."""
+        spelled = {name.replace("_", "-"): name for name in self._option_string_actions}
+        argv = [self._respell(word, spelled) for word in argv]
+        args, unknown = self.parse_known_args(argv)
+        if unknown:
+            near = difflib.get_close_matches(unknown[0].partition("=")[0], spelled, n=1)
+            self.error(
+                f"unknown argument {unknown[0]}" + (f"; did you mean {near[0]}?" if near else "")
+            )
+        self.set_defaults(**dict.fromkeys(vars(args)))
+        typed = {name: v for name, v in vars(self.parse_args(argv)).items() if v is not None}
+        return args, typed
+
+    @staticmethod
+    def _respell(word: str, spelled: dict[str, str]) -> str:
+        flag, equals, value = word.partition("=")
+        return spelled.get(flag.replace("_", "-"), flag) + equals + value
+
+
+def number(kind: type, low: float, high: float, text: str) -> Any:
+    """A type for argparse: a finite number above or at `low` and below or at `high`."""
+
+    def convert(word: str) -> Any:
+        try:
+            value = kind(word)
+        except ValueError:
+            value = None
+        if value is None or not low <= value <= high:
+            raise argparse.ArgumentTypeError(f"{word!r} is not {text}")
+        return value
+
+    return convert
+
+
+def answer(work: Callable[[StopRequest], int], debug: bool = False) -> int:
+    """Do a command's work; returns its exit code, after saying what went wrong.
+
+    Args:
+        work: is told whether a signal has asked to stop, and returns an exit code.
+        debug: let faults through, for their traceback.
+    """
+    with listen() as stop, QuietStreams():
+        try:
+            return work(stop)
+        except Stopped as stopped:
+            tell_once(str(stopped))
+            return 128 + stopped.signum
+        except (OSError, ValueError, FloatingPointError, MemoryError, RuntimeError) as error:
+            lost = of_a_lost_process(error)
+            known = lost or _is_of_memory(error) or not isinstance(error, RuntimeError)
+            if debug or not known:
+                raise
+            tell_once(f"error: {lost or _text(error) + _way_out(error)}")
+            return 1
+
+
+def _text(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:  # without its number
+        return error.strerror + (f": {error.filename}" if error.filename else "")
+    return str(error)
+
+
+def _is_of_memory(error: Exception) -> bool:
+    text = str(error)
+    return isinstance(error, MemoryError) or "allocate memory" in text or "out of memory" in text
+
+
+def _way_out(error: Exception) -> str:
+    if _is_of_memory(error) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
+        return "\nthe memory does not suffice: a smaller --bs takes less, and so does --workers 0"
+    if isinstance(error, OSError) and error.errno == errno.EMFILE:
+        return "\n--workers 0 opens fewer files; `ulimit -n` shows how many may be open"
+    return ""
+
+
+class QuietStreams:
+    """Standard streams that end no work: one that cannot be written any more is silent.
+
+    The reader of a pipe may be gone (`| head`), or the terminal (a HUP says just that), or a log's
+    disk be full; the files are the work. What an encoding does not have is written as an escape.
+    """
+
+    def __enter__(self) -> None:
+        for number in range(3):  # a closed one would be the number of the next file that is opened
+            try:
+                os.fstat(number)
+            except OSError:
+                os.open(os.devnull, os.O_RDWR)
+        self._streams = sys.stdout, sys.stderr
+        sys.stdout, sys.stderr = (s and _Stream(s) for s in self._streams)
+
+    def __exit__(self, *_: object) -> None:
+        sys.stdout, sys.stderr = self._streams
+
+
+class _Stream:
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        return self._quietly(lambda: self._stream.write(text))
+
+    def flush(self) -> None:
+        self._quietly(self._stream.flush)
+
+    def _quietly(self, do: Callable[[], Any]) -> Any:
+        try:
+            return do()
+        except OSError:
+            nothing = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nothing, self._stream.fileno())  # what the buffer still holds goes there
+            os.close(nothing)
+            return 0

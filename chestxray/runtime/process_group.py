@@ -1,0 +1,222 @@
+"""Several processes under torchrun: who this one is, what is shared out, what is put together.
+
+Every process goes through the same steps, each on its share of a batch, over PyTorch's
+DistributedDataParallel; the first one alone writes. Without torchrun there is one process, and
+nothing is exchanged.
+"""
+
+import json
+import os
+import platform
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from chestxray.runtime import distributed as job
+from chestxray.runtime.signals import Stopped, StopRequest
+from chestxray.runtime.text import counted
+
+_SECONDS_BETWEEN_LOOKS = 0.1  # of those who wait for others
+_TIMEOUT = timedelta(minutes=30)  # for processes that live and do not answer
+_MEETING_TIMEOUT = timedelta(days=1)  # one of them may be decoding all pictures
+
+
+class Processes:
+    """Those who share the work; this base is a single one, and all of it is its own."""
+
+    rank, size, machines = 0, 1, 1
+    command = "python main.py"
+
+    def describe(self, batch_size: int) -> str | None:
+        """The job in a line for people; None for one process that nobody shares with."""
+        return None
+
+    def scoring_part(self, indices: np.ndarray) -> np.ndarray:
+        """Which of a batch's pictures this process scores; the parts of all make the batch."""
+        return indices[self.rank :: self.size]
+
+    def training_share(self, indices: np.ndarray, batch_size: int) -> tuple[np.ndarray, float]:
+        """What this process trains on, and how its mean loss weighs.
+
+        The mean of the weighted means of all processes is the mean over the batch. A rest that is
+        too small to be shared, of which a process would get fewer than two pictures to take batch
+        statistics of, is computed whole by each.
+
+        Args:
+            indices: a batch, in all.
+            batch_size: pictures of a full one, per process.
+        """
+        if len(indices) < self.size * min(2, batch_size):
+            return indices, 1.0
+        part = indices[self.rank :: self.size]
+        return part, len(part) * self.size / len(indices)
+
+    def wrap(self, network: nn.Module, check: Callable[[], None]) -> nn.Module:
+        """The network in a form whose gradients are the mean of those of all processes.
+
+        Args:
+            check: here and below, ends the waiting for others by an exception.
+        """
+        return network
+
+    def mean(self, values: torch.Tensor) -> torch.Tensor:
+        """The mean of what each process hands in."""
+        return values
+
+    def rows(self, part: torch.Tensor, count: int) -> torch.Tensor:
+        """(count, C) from what each process has of them, (n, C), on the CPU, in order."""
+        return part
+
+    def same_buffers(self, network: nn.Module) -> None:
+        """Give every process the first one's running statistics."""
+
+    def agreed(self, stop: StopRequest) -> Callable[[], None]:
+        """A check that raises Stopped in every process where one was asked to stop."""
+        return stop.check
+
+    def compare(self, facts: Callable[[], dict[str, str]], check: Callable[[], None]) -> None:
+        """Raise ValueError where a process has other facts than the first."""
+
+    @contextmanager
+    def first_here(self, check: Callable[[], None], at_once: bool = False) -> Iterator[None]:
+        """Let one process of each machine go through the block before the others, or all at once.
+
+        Either way all meet once, so that other options are found out, not waited for.
+        """
+        yield
+
+
+ONE_PROCESS = Processes()
+
+
+class SeveralProcesses(Processes):
+    """One of those that torchrun has started, on one machine or several.
+
+    Args:
+        device: of this process.
+        check: ends the waiting for the others by an exception.
+    """
+
+    def __init__(self, device: torch.device, check: Callable[[], None]) -> None:
+        self.rank, self.size = job.RANK, int(os.environ["WORLD_SIZE"])
+        self.machines = int(os.environ["GROUP_WORLD_SIZE"])
+        here = int(os.environ["LOCAL_WORLD_SIZE"])
+        start = f"--standalone --nproc-per-node={here}" if self.machines == 1 else "..."
+        self.command = f"torchrun {start} main.py"
+        self._device = device
+        self._wait_for_all(check)
+        dist.init_process_group(
+            "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo",
+            store=dist.PrefixStore("group", job.store()),
+            rank=self.rank,
+            world_size=self.size,
+            timeout=_TIMEOUT,
+        )
+        meetings = dist.new_group(backend="gloo", timeout=_MEETING_TIMEOUT)
+        assert isinstance(meetings, dist.ProcessGroup)  # else it would be without us
+        self._meetings = meetings
+
+    def describe(self, batch_size: int) -> str | None:
+        machines = f" on {self.machines} machines" if self.machines > 1 else ""
+        return (
+            f"processes: {self.size}{machines}, {counted(batch_size, 'picture')} each, "
+            f"{batch_size * self.size} a step"
+        )
+
+    def wrap(self, network: nn.Module, check: Callable[[], None]) -> nn.Module:
+        self._meet(check)  # NCCL's first exchange has no time limit and hears of no one's death
+        with warnings.catch_warnings():
+            # The new name of broadcast_buffers is not in every release that we run on.
+            warnings.filterwarnings("ignore", "`broadcast_buffers`", FutureWarning)
+            return DistributedDataParallel(
+                network,
+                device_ids=[self._device] if self._device.type == "cuda" else None,
+                broadcast_buffers=False,  # in training they are not used; see same_buffers
+                gradient_as_bucket_view=True,
+            )
+
+    def mean(self, values: torch.Tensor) -> torch.Tensor:
+        dist.all_reduce(values)
+        return values / self.size
+
+    def rows(self, part: torch.Tensor, count: int) -> torch.Tensor:
+        if count == 0:
+            return part
+        longest = -(-count // self.size)
+        padded = part.new_zeros((longest, *part.shape[1:]))
+        padded[: len(part)] = part
+        parts = [torch.empty_like(padded) for _ in range(self.size)]
+        dist.all_gather(parts, padded)
+        return torch.stack(parts, dim=1).flatten(0, 1)[:count]
+
+    def same_buffers(self, network: nn.Module) -> None:
+        for buffer in network.buffers():
+            dist.broadcast(buffer, src=0)
+
+    def agreed(self, stop: StopRequest) -> Callable[[], None]:
+        def check() -> None:
+            asked = torch.tensor(stop.signum or 0)
+            dist.all_reduce(asked, dist.ReduceOp.MAX)
+            if asked:
+                raise Stopped(int(asked))
+
+        return check
+
+    def compare(self, facts: Callable[[], dict[str, str]], check: Callable[[], None]) -> None:
+        store, ours = job.store(), facts()
+        if self.rank == 0:
+            store.set("facts", json.dumps(ours))
+        self._meet(check)
+        first = json.loads(store.get("facts"))
+        for name, value in ours.items():
+            if value != first[name]:
+                raise ValueError(
+                    f"{name}: {value} here ({platform.node()}), {first[name]} in the first "
+                    "process; all need the same command, pictures, tables and checkpoint"
+                )
+
+    @contextmanager
+    def first_here(self, check: Callable[[], None], at_once: bool = False) -> Iterator[None]:
+        if int(os.environ["LOCAL_RANK"]) > 0 and not at_once:
+            self._meet(check)
+            yield
+        else:
+            yield
+            self._meet(check)
+
+    def _meet(self, check: Callable[[], None]) -> None:
+        """Wait until all have come here; hears signals, and of the end of another's connection."""
+        meeting = dist.barrier(self._meetings, async_op=True)
+        assert meeting is not None
+        while not meeting.is_completed():
+            check()
+            time.sleep(_SECONDS_BETWEEN_LOOKS)
+        meeting.wait()
+
+    def _wait_for_all(self, check: Callable[[], None]) -> None:
+        """Wait until all have started, before there is a group; one may have refused its flags."""
+        store, end = job.store(), time.monotonic() + _TIMEOUT.total_seconds()
+        store.add("started", 1)
+        while (started := store.add("started", 0)) != self.size:
+            check()
+            if job.has_ended() or started > self.size or time.monotonic() > end:
+                raise TimeoutError(f"{started} of {self.size} processes have started")
+            time.sleep(_SECONDS_BETWEEN_LOOKS)
+
+
+@contextmanager
+def joined(device: torch.device, check: Callable[[], None]) -> Iterator[Processes]:
+    """This process among those of its job, from here to the end of the block."""
+    if not job.UNDER_TORCHRUN:
+        yield ONE_PROCESS
+        return
+    yield SeveralProcesses(device, check)
+    dist.destroy_process_group()  # after a fault it could wait for the others

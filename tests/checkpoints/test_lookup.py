@@ -1,0 +1,262 @@
+"""Checkpoints that are opened: each format of ours, other orders, other programs' weights."""
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torchvision
+from helpers import ROOT, small_checkpoint
+
+from chestxray.checkpoints import checkpoint, foreign, lookup
+from chestxray.labels import CLASSES
+from chestxray.models import resnet
+from chestxray.scores import read_scores
+from chestxray.training.run import restore_optimizer
+
+Chest = Callable[..., int]
+
+
+@pytest.fixture(scope="module")
+def state() -> dict[str, torch.Tensor]:
+    """Weights of a network with 15 outputs."""
+    return resnet.build_model(15, 0).state_dict()
+
+
+def same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:
+    return first.keys() == second.keys() and all(torch.equal(first[k], second[k]) for k in first)
+
+
+@pytest.mark.parametrize(("number", "processes"), [(1, 1), (2, 3)])
+def test_a_checkpoint_of_each_format_is_read(number: int, processes: int) -> None:
+    """The files were written when the format was new; their network has two inputs."""
+    held = checkpoint.load(ROOT / "tests" / "formats" / f"format{number}.pth")
+    assert held["format"] == number and held["classes"] == list(CLASSES)
+    assert held["processes"] == processes
+    assert torch.equal(held["model"]["fc.weight"], torch.arange(30.0).view(15, 2))
+    assert held["history"][0]["val_auc"] == 0.75 and held["args"]["loss_func"] == "FocalLoss"
+
+
+def test_classes_in_another_order_are_put_in_ours_by_name(
+    tmp_path: Path, state: dict[str, torch.Tensor]
+) -> None:
+    network = resnet.build_model(15, 0)
+    network.set_trainable(resnet.STAGES[4])
+    optimizer = torch.optim.Adam(network.trainable_parameters(), lr=1e-4, fused=True)
+    network.fc(torch.randn(2, 2048)).square().sum().backward()
+    optimizer.step()
+    backwards = torch.arange(14, -1, -1)
+    turned = {
+        k: v[backwards] if k.startswith("fc.") else v for k, v in network.state_dict().items()
+    }
+    moments = {
+        number: {k: v if k == "step" else v[backwards] for k, v in held.items()}
+        for number, held in optimizer.state_dict()["state"].items()
+    }
+    content = small_checkpoint(
+        classes=list(reversed(CLASSES)),
+        model=turned,
+        optimizer={**optimizer.state_dict(), "state": moments},
+    )
+    checkpoint.save(tmp_path / "a.pth", content)
+    _, held, notes = lookup.opened("a.pth", tmp_path, test=False)
+    assert same(held["model"], network.state_dict())
+    assert held["classes"] == list(CLASSES)
+    assert len(notes) == 1 and "another order: its outputs were put in ours" in notes[0]
+    fresh = torch.optim.Adam(network.trainable_parameters(), lr=1e-4, fused=True)
+    restore_optimizer(fresh, held["optimizer"])
+    for number, held_moments in optimizer.state_dict()["state"].items():
+        assert same(fresh.state_dict()["state"][number], held_moments)
+
+
+def test_moments_of_other_parameters_are_refused(state: dict[str, torch.Tensor]) -> None:
+    network = resnet.build_model(15, 0)
+    network.set_trainable(resnet.STAGES[4])
+    optimizer = torch.optim.Adam(network.trainable_parameters(), lr=1e-4)
+    moment = {"step": torch.tensor(1.0), "exp_avg": torch.zeros(3), "exp_avg_sq": torch.zeros(3)}
+    for moments in ({}, {0: moment}, {0: moment, 1: moment}, {0: {}, 1: {}}):
+        with pytest.raises(ValueError, match="moments of Adam are not those of the parameters"):
+            restore_optimizer(optimizer, {"state": moments, "param_groups": []})
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float64])
+def test_weights_in_any_precision_are_read_as_float32(
+    tmp_path: Path, state: dict[str, torch.Tensor], dtype: torch.dtype
+) -> None:
+    held = {k: v.to(dtype) if v.is_floating_point() else v for k, v in state.items()}
+    torch.save(held, tmp_path / "a.pth")
+    found = foreign.read_state_dict(tmp_path / "a.pth")
+    assert same(found, {k: v.float() if v.is_floating_point() else v for k, v in held.items()})
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda state: state,
+        lambda state: {f"module.{name}": value for name, value in state.items()},
+        lambda state: {"state_dict": state, "epoch": 3},
+        lambda state: {"model": state, "optimizer": {}},
+        lambda state: small_checkpoint(model=state),
+    ],
+)
+def test_state_dicts_are_found_bare_wrapped_and_in_checkpoints(
+    tmp_path: Path, state: dict[str, torch.Tensor], wrap: Callable[[Any], Any]
+) -> None:
+    torch.save(wrap(state), tmp_path / "a.pth")
+    assert same(foreign.read_state_dict(tmp_path / "a.pth"), state)
+
+
+def test_weights_that_lay_on_a_gpu_are_opened_on_the_cpu(
+    tmp_path: Path, state: dict[str, torch.Tensor]
+) -> None:
+    """Storages are tagged with their device; here the tag of a whole file is made "cuda:0"."""
+    torch.save(state, tmp_path / "a.pth")
+    tag = b"X\x03\x00\x00\x00cpu"
+    with torch_records(tmp_path / "a.pth") as records:
+        assert records["data.pkl"].count(tag) == 1  # once written, then referred to
+        records["data.pkl"] = records["data.pkl"].replace(tag, b"X\x06\x00\x00\x00cuda:0")
+    assert b"cuda:0" in (tmp_path / "a.pth").read_bytes()
+    assert same(foreign.read_state_dict(tmp_path / "a.pth"), state)
+
+
+class torch_records:
+    """The records of a .pth by name, written back at the end."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __enter__(self) -> dict[str, bytes]:
+        reader = torch._C.PyTorchFileReader(str(self.path))
+        self.records = {name: reader.get_record(name) for name in reader.get_all_records()}
+        return self.records
+
+    def __exit__(self, *_: object) -> None:
+        writer = torch._C.PyTorchFileWriter(str(self.path))
+        for name, content in self.records.items():
+            if name not in ("version", ".data/serialization_id"):
+                writer.write_record(name, content, len(content))
+        writer.write_end_of_file()
+
+
+def test_weights_of_before_2018_that_count_no_batches_are_opened(
+    tmp_path: Path, state: dict[str, torch.Tensor]
+) -> None:
+    old = {name: v for name, v in state.items() if not name.endswith("num_batches_tracked")}
+    torch.save(old, tmp_path / "a.pth")
+    assert len(old) < len(state)
+    _, held, _ = lookup.opened("a.pth", tmp_path, test=True)
+    assert same({name: held["model"][name] for name in old}, old)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"epoch": 3}, "holds no state dict"),
+        ({}, "holds no state dict"),
+        (
+            {"conv1.weight": torch.zeros(1)},
+            "a.pth: weights do not fit resnet50: it misses bn1.bias",
+        ),
+        ({"fc.bias": torch.tensor([float("nan")])}, "the weights fc.bias are not all finite"),
+    ],
+)
+def test_what_holds_no_weights_is_refused(tmp_path: Path, content: Any, message: str) -> None:
+    torch.save(content, tmp_path / "a.pth")
+    with pytest.raises(ValueError, match=message):
+        foreign.read_state_dict(tmp_path / "a.pth")
+
+
+def published(outputs: int = 15) -> dict[str, Any]:
+    """What the published implementation saves: the whole model, pickled."""
+    network = torchvision.models.resnet50(weights=None)
+    network.fc = torch.nn.Linear(2048, outputs)
+    return {"epochs": 8, "model": network, "losses_dict": {"epoch_train_loss": {1: 0.3}}}
+
+
+@pytest.mark.parametrize("parallel", [False, True])
+def test_a_whole_model_of_the_published_implementation_gives_its_weights(
+    tmp_path: Path, parallel: bool
+) -> None:
+    content = published()
+    wanted = content["model"].state_dict()
+    if parallel:
+        content["model"] = torch.nn.DataParallel(content["model"])
+    torch.save(content, tmp_path / "a.pth")
+    assert same(foreign.read_state_dict(tmp_path / "a.pth"), wanted)
+
+
+def test_a_whole_model_that_names_one_class_more_is_refused_and_the_class_named(
+    tmp_path: Path,
+) -> None:
+    content = published()
+    content["model"].drop = torch.nn.Dropout()
+    torch.save(content, tmp_path / "a.pth")
+    with pytest.raises(ValueError, match="names torch.nn.modules.dropout.Dropout, and building"):
+        foreign.read_state_dict(tmp_path / "a.pth")
+
+
+def test_a_model_that_holds_itself_ends(tmp_path: Path) -> None:
+    content = published()
+    content["model"]._modules["again"] = content["model"]
+    torch.save(content, tmp_path / "a.pth")
+    with pytest.raises(ValueError, match="holds no state dict"):
+        lookup.opened("a.pth", tmp_path, test=True)
+
+
+def test_the_form_of_before_2020_is_refused_with_a_command_that_works(tmp_path: Path) -> None:
+    path = tmp_path / "old.pth"
+    torch.save(published(), path, _use_new_zipfile_serialization=False)
+    with pytest.raises(ValueError, match="form of before 2020") as refusal:
+        lookup.opened("old.pth", tmp_path, test=True)
+    command = str(refusal.value).partition("write it anew: ")[2]
+    python = command.replace(" python ", f" {sys.executable} ")
+    subprocess.run(["bash", "-c", python], cwd=tmp_path, check=True)
+    _, held, _ = lookup.opened("old_zip.pth", tmp_path, test=True)
+    assert held["model"]["fc.bias"].shape == (15,)
+
+
+def test_other_numbers_of_outputs_are_refused_with_the_order_that_is_needed(
+    tmp_path: Path,
+) -> None:
+    torch.save(published(outputs=14), tmp_path / "a.pth")
+    with pytest.raises(ValueError, match="has 14 outputs; needed are 15, in this order: Atelect"):
+        lookup.opened("a.pth", tmp_path, test=True)
+    torch.save(torchvision.models.resnet50(weights=None).state_dict(), tmp_path / "b.pth")
+    with pytest.raises(ValueError, match="has 1000 outputs; needed are 15"):
+        lookup.opened("b.pth", tmp_path, test=True)
+
+
+def test_other_programs_weights_are_scored_as_ours_are(
+    chest: Chest, drawn: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One network as a state dict and as a whole model gives the same scores; what is not known
+    of it is said."""
+    network = published()
+    torch.save(network, "whole.pth")
+    torch.save(network["model"].state_dict(), "bare.pth")
+    words = ("--data_path", drawn, "--size", 32, "--precision", "fp32", "--workers", 0)
+    tables = []
+    for name in ("whole", "bare"):
+        assert chest("--test", "--ckpt", f"{name}.pth", *words) == 0
+        said = capsys.readouterr().out
+        assert "15 outputs are taken to be, in this order, Atelectasis, Cardio" in said
+        assert "does not say which pictures it was trained on" in said
+        assert "split: the official lists; 0 patients shared" in said
+        tables.append(read_scores(Path(f"checkpoints/{name}_test_scores.csv")))
+    assert (tables[0].scores == tables[1].scores).all()
+    wanted = sorted((drawn / "test_list.txt").read_text().split())
+    assert tables[0].images.tolist() == wanted
+    shutil.copytree(drawn, "no lists")
+    for part in ("test", "train_val"):
+        Path(f"no lists/{part}_list.txt").unlink()
+    words = ("--data_path", "no lists", *words[2:])
+    assert chest("--test", "--ckpt", "bare.pth", "--scores", "all.csv", *words) == 0
+    assert "split: all test; 0 patients shared" in capsys.readouterr().out
+    assert len(read_scores(Path("all.csv")).images) == 60
+    assert chest("--resume", "--ckpt", "bare.pth", *words) == 1
+    assert "has no format" in capsys.readouterr().err
+    shutil.rmtree("checkpoints")

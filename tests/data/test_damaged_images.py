@@ -1,0 +1,301 @@
+"""Damaged picture files: named, never a signal's death, never a picture half white or black."""
+
+import io
+import os
+import struct
+import subprocess
+import sys
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers import ROOT
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from chestxray.data import decoding
+from chestxray.data.cache import load_pictures
+from chestxray.data.decoding import read_picture
+
+SIDE = 24
+
+
+def grey(side: int = 40) -> Image.Image:
+    y, x = np.mgrid[:side, :side]
+    return Image.fromarray((118 + 100 * np.sin(x / 9) * np.cos(y / 7)).astype(np.uint8))
+
+
+def packed(image: Image.Image, kind: str, **words: object) -> bytes:
+    file = io.BytesIO()
+    image.save(file, kind, **words)
+    return file.getvalue()
+
+
+def rotated_by_exif() -> bytes:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    return packed(grey(), "JPEG", exif=exif)
+
+
+def chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def png(
+    side: int, depth: int, colour: int, pixels: bytes, *more: bytes, interlace: int = 0
+) -> bytes:
+    """A PNG whose checksums are right, whatever it holds."""
+    header = struct.pack(">IIBBBBB", side, side, depth, colour, 0, 0, interlace)
+    body = b"".join((chunk(b"IHDR", header), *more, chunk(b"IDAT", pixels), chunk(b"IEND", b"")))
+    return b"\x89PNG\r\n\x1a\n" + body
+
+
+def interlaced(side: int = 40, share: float = 1.0) -> bytes:
+    """The grey picture in seven passes, of which a share is there."""
+    levels, raw = np.asarray(grey(side)), b""
+    grid = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2))
+    for left, top, across, down in (*grid, (0, 1, 1, 2)):
+        for row in levels[top::down, left::across]:
+            raw += b"\0" + row.tobytes()
+    return png(side, 8, 0, zlib.compress(raw[: int(share * len(raw))]), interlace=1)
+
+
+def deep() -> Image.Image:
+    return Image.fromarray(np.asarray(grey()).astype(np.uint16) * 257)
+
+
+PNGS = {
+    "grey": packed(grey(), "PNG"),
+    "16 bits": packed(deep(), "PNG"),
+    "palette": packed(grey().convert("P"), "PNG"),
+    "grey and alpha": packed(grey().convert("LA"), "PNG"),
+    "colour": packed(grey().convert("RGB"), "PNG"),
+    "colour and alpha": packed(grey().convert("RGBA"), "PNG"),
+    "one bit": packed(grey().convert("1"), "PNG"),
+    "interlaced": interlaced(),
+}
+JPEGS = {
+    "grey": packed(grey(), "JPEG"),
+    "colour": packed(grey().convert("RGB"), "JPEG"),
+    "CMYK": packed(grey().convert("CMYK"), "JPEG"),
+    "progressive": packed(grey(), "JPEG", progressive=True),
+    "turned by EXIF": rotated_by_exif(),
+}
+
+
+@st.composite
+def injury(draw: st.DrawFn) -> Callable[[bytes], bytes]:
+    """A few flips, or a cut, an insertion, a removal, a hole."""
+    kind = draw(st.sampled_from(["flip", "cut", "insert", "remove", "hole"]))
+    where = draw(st.floats(0, 1, exclude_max=True))
+    length = draw(st.integers(1, 40))
+    more = draw(st.binary(min_size=1, max_size=20))
+    bits = draw(
+        st.lists(
+            st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 7)), min_size=1, max_size=3
+        )
+    )
+
+    def damage(whole: bytes) -> bytes:
+        at = int(where * len(whole))
+        if kind == "flip":
+            flipped = bytearray(whole)
+            for place, bit in bits:
+                flipped[int(place * len(whole))] ^= 1 << bit
+            return bytes(flipped)
+        return {
+            "cut": whole[:at],
+            "insert": whole[:at] + more + whole[at:],
+            "remove": whole[:at] + whole[at + length :],
+            "hole": whole[:at] + bytes(min(length, len(whole) - at)) + whole[at + length :],
+        }[kind]
+
+    return damage
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("injured") / "picture.png"
+
+
+def decoded(place: Path, content: bytes) -> np.ndarray:
+    place.write_bytes(content)
+    return read_picture(place, SIDE)
+
+
+def test_what_is_injured_below_is_readable_before(place: Path) -> None:
+    for whole in (*PNGS.values(), *JPEGS.values()):
+        assert np.ptp(decoded(place, whole)) > 100
+    np.testing.assert_array_equal(decoded(place, PNGS["interlaced"]), decoded(place, PNGS["grey"]))
+    np.testing.assert_array_equal(  # as stored: EXIF's rotation is not looked at
+        decoded(place, JPEGS["turned by EXIF"]), decoded(place, JPEGS["grey"])
+    )
+
+
+@settings(max_examples=400, deadline=None, suppress_health_check=list(HealthCheck))
+@given(name=st.sampled_from(sorted(PNGS)), damage=injury())
+def test_an_injured_png_is_refused_or_has_its_pixels(
+    place: Path, name: str, damage: Callable[[bytes], bytes]
+) -> None:
+    whole = decoded(place, PNGS[name])
+    try:
+        found = decoded(place, damage(PNGS[name]))
+    except ValueError as refused:
+        assert str(refused)
+        return
+    np.testing.assert_array_equal(found, whole)
+
+
+@settings(max_examples=400, deadline=None, suppress_health_check=list(HealthCheck))
+@given(name=st.sampled_from(sorted(JPEGS)), damage=injury())
+def test_an_injured_jpeg_is_refused_or_some_picture(
+    place: Path, name: str, damage: Callable[[bytes], bytes]
+) -> None:
+    # Its pixels have no checksum: other pixels may pass, anything but ValueError may not.
+    try:
+        assert decoded(place, damage(JPEGS[name])).shape == (SIDE, SIDE)
+    except ValueError as refused:
+        assert str(refused)
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    start=st.sampled_from([b"", PNGS["grey"][:33], PNGS["grey"][:8], JPEGS["grey"][:20]]),
+    rest=st.binary(max_size=300),
+)
+def test_any_bytes_are_refused_with_a_reason(place: Path, start: bytes, rest: bytes) -> None:
+    with pytest.raises(ValueError, match="."):
+        decoded(place, start + rest)
+
+
+@pytest.mark.parametrize("name", JPEGS)
+def test_a_jpeg_cut_anywhere_is_refused_whatever_follows(place: Path, name: str) -> None:
+    whole = JPEGS[name]
+    for cut in range(0, len(whole) - 2, 7):
+        for tail in (b"", bytes(5000), b"\xff" * 5000):  # as a disk leaves what it did not write
+            with pytest.raises(ValueError):
+                decoded(place, whole[:cut] + tail)
+
+
+def test_a_jpeg_whose_end_comes_too_early_is_refused(place: Path) -> None:
+    whole = JPEGS["grey"]
+    pixels = whole.index(b"\xff\xda") + 10
+    assert len(whole) - pixels > 100
+    for at in range(pixels, len(whole) - 20, 9):
+        with pytest.raises(ValueError):
+            decoded(place, whole[:at] + b"\xff\xd9" + whole[at + 2 :])
+
+
+@pytest.mark.parametrize("behind", [b"\0" * 9, b"\r\n", JPEGS["colour"]])
+def test_padding_or_a_second_picture_behind_a_jpeg_does_no_harm(place: Path, behind: bytes) -> None:
+    whole = decoded(place, JPEGS["grey"])
+    np.testing.assert_array_equal(decoded(place, JPEGS["grey"] + behind), whole)
+
+
+FLAT = b"".join(b"\0" + b"\xc8" * 40 for _ in range(40))
+# Right checksums around what does not hold together -> the reason
+LYING = {
+    "half the rows": (png(40, 8, 0, zlib.compress(FLAT[:820])), "truncated: 820 of 1,640 bytes"),
+    "half the passes": (interlaced(share=0.6), "truncated"),
+    "no pixels": (png(40, 8, 0, b""), "."),
+    "no pixel chunk": (PNGS["grey"][:33] + chunk(b"IEND", b""), "."),
+    "no palette": (png(40, 8, 3, zlib.compress(FLAT)), "its palette is missing"),
+    "a huge picture": (png(30_000, 1, 0, zlib.compress(b"\0")), "pixels"),
+    "a small picture of many bytes": (png(1, 8, 0, zlib.compress(bytes(9_000_000))), None),
+    "a bomb of notes": (
+        png(
+            40,
+            8,
+            0,
+            zlib.compress(FLAT),
+            chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(99_000_000))),
+        ),
+        ".",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", LYING)
+def test_a_png_that_lies_with_right_checksums_is_found_out(place: Path, name: str) -> None:
+    content, reason = LYING[name]
+    if reason is None:  # what lies behind the pixels is never unpacked
+        assert decoded(place, content).max() == 0
+        return
+    with pytest.raises(ValueError, match=reason):
+        decoded(place, content)
+
+
+def test_a_whole_picture_with_a_black_last_row_is_read(place: Path) -> None:
+    for mode in ("L", "LA", "RGB", "RGBA", "P", "1"):
+        black = Image.new(mode, (33, 7))
+        assert decoded(place, packed(black, "PNG")).max() == 0
+
+
+def test_what_is_no_file_is_named_and_never_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "folder.png").mkdir()
+    (tmp_path / "loop.png").symlink_to("loop.png")
+    (tmp_path / "nowhere.png").symlink_to("absent")
+    (tmp_path / "device.png").symlink_to("/dev/zero")
+    (tmp_path / "empty.png").touch()
+    reasons = {
+        "pipe.png": "no file but a folder, pipe or device",
+        "folder.png": "no file but a folder, pipe or device",
+        "loop.png": "symbolic links",
+        "nowhere.png": "not there any more",
+        "device.png": "no file but a folder, pipe or device",
+        "empty.png": "an empty file",
+    }
+    paths = [str(tmp_path / name) for name in reasons]
+    for cache in (None, tmp_path / "cache"):
+        broken = load_pictures(paths, SIDE, tmp_path, cache).broken
+        for path, reason in zip(paths, reasons.values(), strict=True):
+            assert reason in broken[path]
+
+
+def test_a_file_too_large_for_any_picture_is_not_read(tmp_path: Path) -> None:
+    with open(tmp_path / "large.png", "wb") as file:
+        file.truncate(10**12)
+    with pytest.raises(ValueError, match=r"1000\.0 GB are more than 64 million pixels take"):
+        read_picture(tmp_path / "large.png", SIDE)
+
+
+def test_a_picture_that_changes_under_way_is_one_of_its_states_or_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "changing.png"
+    path.write_bytes(PNGS["grey"])
+    plain_open, seen = Image.open, []
+
+    def open_and_injure(*words: object, **more: object) -> Image.Image:
+        seen.append(path.write_bytes(PNGS["grey"][: len(PNGS["grey"]) // 2]))
+        return plain_open(*words, **more)
+
+    expected = read_picture(path, SIDE)
+    monkeypatch.setattr(decoding.Image, "open", open_and_injure)
+    np.testing.assert_array_equal(read_picture(path, SIDE), expected)
+    assert seen
+    with pytest.raises(ValueError, match="(?i)truncated"):
+        read_picture(path, SIDE)
+
+
+def test_notes_beside_the_pixels_that_are_broken_are_not_warned_of(tmp_path: Path) -> None:
+    whole = JPEGS["turned by EXIF"]
+    at = whole.index(b"Exif\0\0") + 14
+    broken = whole[:at] + b"\xff\xff" + whole[at + 2 :]
+    (tmp_path / "notes.jpg").write_bytes(broken)
+    program = (
+        "import sys\n"
+        "from chestxray.data.decoding import read_picture\n"
+        "read_picture(sys.argv[1], 24)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", program, str(tmp_path / "notes.jpg")],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stderr) == (0, "")

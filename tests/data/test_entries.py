@@ -1,0 +1,417 @@
+"""Tables, lists and pictures of a data folder, put together whatever its layout."""
+
+import os
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from chestxray.data.entries import find_pictures, read_entries, read_lists, read_names
+from chestxray.data.splits import draw_split
+from chestxray.data.summary import describe_change, summary
+from chestxray.labels import CLASSES
+
+NAMES = [f"{patient:08d}_{number:03d}.png" for patient in range(1, 7) for number in range(2)]
+LABELS = ["Mass", "Edema|Effusion", "No Finding"] * 4
+COUNTS = {"Mass": 4, "Edema": 4, "Effusion": 4, "No Finding": 4}
+
+FIRST = "Image Index,Finding Labels,Follow-up #,Patient ID,Patient Age,Patient Gender,View Position"
+DIALECTS = {
+    "2017": (
+        f"{FIRST},OriginalImage[Width,Height],OriginalImagePixelSpacing[x,y],\r\n",
+        "{name},{labels},{number:03d},{patient:08d},058Y,M,PA,2682,2749,0.143,0.143\r\n",
+    ),
+    "2020": (
+        f"{FIRST},OriginalImage[Width,Height],OriginalImagePixelSpacing[x,y]\n",
+        "{name},{labels},{number},{patient},58,M,PA,2682,2749,0.14300000000000002,0.143\n",
+    ),
+    "sample": (
+        f"{FIRST},OriginalImageWidth,OriginalImageHeight,OriginalImagePixelSpacing_x,_y\n",
+        "{name},{labels},{number:03d},{patient:08d},058Y,M,PA,2682,2749,0.143,0.143\n",
+    ),
+    "two columns": ("Image Index,Finding Labels\n", "{name},{labels}\n"),
+}
+TWELVE = [f"images_{number:03d}/images" for number in range(1, 13)]
+
+
+def write(path, content):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return path
+
+
+def write_table(path, dialect="2017", names=NAMES):
+    header, row = DIALECTS[dialect]
+    lines = [
+        row.format(name=name, labels=labels, patient=int(name[:8]), number=int(name[9:12]))
+        for name, labels in zip(NAMES, LABELS, strict=True)
+        if name in names
+    ]
+    return write(path, header + "".join(lines))
+
+
+def write_pictures(folder, names=NAMES):
+    """Files with the name for content: nothing here looks into a picture."""
+    for name in names:
+        write(folder / name, name)
+
+
+def folder_of(tmp_path, names=NAMES):
+    write_table(tmp_path / "Data_Entry_2017.csv")
+    write_pictures(tmp_path / "images", names)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    "tables, folders",
+    [
+        ({"Data_Entry_2017.csv": "2017"}, TWELVE),
+        ({"Data_Entry_2017.csv": "2017"}, [folder.split("/")[0] for folder in TWELVE]),
+        ({"Data_Entry_2017.csv": "2017"}, ["images"]),
+        ({"Data_Entry_2017.csv": "2020"}, ["images"]),
+        ({"Data_Entry_2017_v2020.csv": "2020"}, TWELVE),
+        ({"sample_labels.csv": "sample"}, ["sample/images"]),
+        ({"sample/sample_labels.csv": "sample"}, ["sample/images"]),
+        (
+            {"Data_Entry_2017.csv": "2017", "sample_labels.csv": "sample"},
+            ["sample/images", *TWELVE],
+        ),
+        ({"Data_Entry_2017.csv": "two columns"}, ["images"]),
+        ({"Data_Entry_2017.csv": "2017"}, ["."]),
+    ],
+    ids=[
+        "Kaggle, twelve folders",
+        "the archives of NIH",
+        "flat",
+        "2020 under the old name",
+        "2020",
+        "sample",
+        "table one level below",
+        "sample and full table",
+        "no patient column",
+        "pictures beside the table",
+    ],
+)
+def test_every_layout_is_found_without_an_option(tmp_path, tables, folders):
+    for path, dialect in tables.items():
+        write_table(tmp_path / path, dialect)
+    for number, name in enumerate(NAMES):
+        write(tmp_path / folders[number % len(folders)] / name, name)
+
+    entries = read_entries(tmp_path)
+    assert entries.rows["image"].tolist() == NAMES
+    assert [Path(path).read_text() for path in entries.rows["path"]] == NAMES
+    assert entries.rows["patient"].tolist() == [name[:8] for name in NAMES]
+    assert entries.label_counts() == dict.fromkeys(CLASSES, 0) | COUNTS
+    assert set(entries.fingerprint) == {Path(path).name for path in tables}
+    assert entries.lists is None
+    assert entries.notes == ["12 of 12 rows have a picture"]
+
+
+def test_the_twin_folder_of_the_sample_is_used_once(tmp_path):
+    for root in (tmp_path / "sample", tmp_path / "sample" / "sample"):
+        write_table(root / "sample_labels.csv", "sample")
+        write_pictures(root / "images")
+    for folder in (tmp_path, tmp_path / "sample"):
+        entries = read_entries(folder)
+        assert entries.rows["image"].tolist() == NAMES
+        assert entries.notes[0] == "12 of 12 rows have a picture"
+        assert entries.notes[1].startswith("12 pictures more than once")
+
+
+def test_the_sample_beside_a_larger_table_is_one_set(tmp_path):
+    write_table(tmp_path / "Data_Entry_2017.csv", names=NAMES)
+    write_table(tmp_path / "sample_labels.csv", "sample", names=NAMES[:4])
+    write_pictures(tmp_path / "images", NAMES[:6])
+    entries = read_entries(tmp_path)
+    assert entries.rows["image"].tolist() == NAMES[:6]
+    assert entries.notes == ["6 of 12 rows have a picture"]
+
+
+def test_the_same_name_with_other_bytes_stops_and_names_both(tmp_path):
+    folder = folder_of(tmp_path)
+    first = folder / "images" / NAMES[3]
+    other = write(folder / "more" / NAMES[3], NAMES[4])  # as long as the first, and as old
+    for path in (first, other):
+        os.utime(path, (1e9, 1e9))
+    with pytest.raises(ValueError, match="1 picture there twice with different content") as error:
+        read_entries(folder)
+    assert str(other) in str(error.value)
+    assert str(first) in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "litter",
+    [
+        f"images/._{NAMES[0]}",
+        f"__MACOSX/images/{NAMES[0]}",
+        f"__MACOSX/._{NAMES[0]}",
+        f".cache/{NAMES[0]}",
+        "images/Thumbs.db",
+        "images/.DS_Store",
+        "._Data_Entry_2017.csv",
+    ],
+)
+def test_litter_of_other_systems_is_ignored(tmp_path, litter):
+    folder = folder_of(tmp_path)
+    write(folder / litter, b"\x00\x05\x16\x07 litter")
+    entries = read_entries(folder)
+    assert entries.rows["image"].tolist() == NAMES
+    assert entries.notes == ["12 of 12 rows have a picture"]
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".jpeg", ".PNG", ".JPG"])
+def test_another_suffix_is_matched_by_stem_and_said(tmp_path, suffix):
+    names = [name.replace(".png", suffix) for name in NAMES]
+    entries = read_entries(folder_of(tmp_path, names))
+    assert entries.rows["image"].tolist() == NAMES
+    assert [Path(path).name for path in entries.rows["path"]] == names
+    assert entries.notes[1] == (f"12 pictures matched by name without suffix, such as {names[0]}")
+
+
+def test_the_very_name_goes_before_its_stem(tmp_path):
+    folder = folder_of(tmp_path)
+    write_pictures(folder / "small", [name.replace(".png", ".jpg") for name in NAMES])
+    entries = read_entries(folder)
+    assert [Path(path).name for path in entries.rows["path"]] == NAMES
+    assert entries.notes == [
+        "12 of 12 rows have a picture",
+        "12 pictures without a row, left out",
+    ]
+
+
+def test_two_pictures_of_one_stem_are_not_guessed_at(tmp_path):
+    folder = folder_of(tmp_path, NAMES[1:])
+    write(folder / NAMES[0].replace(".png", ".jpg"), "one")
+    write(folder / NAMES[0].replace(".png", ".jpeg"), "other")
+    with pytest.raises(ValueError, match="twice with different content"):
+        read_entries(folder)
+
+
+def test_a_linked_folder_is_followed_and_a_loop_is_not(tmp_path):
+    write_pictures(tmp_path / "disk" / "images")
+    folder = tmp_path / "data"
+    write_table(folder / "Data_Entry_2017.csv")
+    (folder / "images").symlink_to(tmp_path / "disk" / "images")
+    (folder / "again").symlink_to(tmp_path / "disk" / "images")
+    (tmp_path / "disk" / "images" / "back").symlink_to(folder)
+    (folder / "here").symlink_to(".")
+    entries = read_entries(folder)
+    assert entries.rows["image"].tolist() == NAMES
+    assert entries.notes == ["12 of 12 rows have a picture"]
+
+
+def test_spaces_and_other_scripts_in_the_path_work(tmp_path):
+    folder = folder_of(tmp_path / "NIH Chest X-rays" / "Köln 胸部")
+    subset = write(folder / "my subset.txt", "\n".join(NAMES[:5]))
+    assert read_entries(folder, subset).rows["image"].tolist() == NAMES[:5]
+
+
+def test_a_relative_path_and_the_working_folder_work(tmp_path, monkeypatch):
+    folder_of(tmp_path / "data")
+    monkeypatch.chdir(tmp_path)
+    assert read_entries(Path("data")).rows["image"].tolist() == NAMES
+    monkeypatch.chdir("data")
+    assert read_entries(Path(".")).rows["image"].tolist() == NAMES
+
+
+def test_rows_and_pictures_without_each_other_are_counted(tmp_path):
+    folder = folder_of(tmp_path, NAMES[:7])
+    write_pictures(folder, ["curves.png", "scan.jpg"])
+    entries = read_entries(folder)
+    assert entries.rows["image"].tolist() == NAMES[:7]
+    assert entries.notes == ["7 of 12 rows have a picture", "2 pictures without a row, left out"]
+
+
+def test_rows_come_sorted_by_name_however_they_lie(tmp_path):
+    table = write_table(tmp_path / "Data_Entry_2017.csv")
+    header, *rows = table.read_text().splitlines()
+    table.write_text("\n".join([header, *reversed(rows)]))
+    write_pictures(tmp_path / "z", NAMES[:5])
+    write_pictures(tmp_path / "a", NAMES[5:])
+    rows = read_entries(tmp_path).rows
+    assert rows["image"].tolist() == NAMES
+    assert rows.index.tolist() == list(range(12))
+
+
+def test_an_empty_intersection_shows_one_name_of_each_side(tmp_path):
+    folder = folder_of(tmp_path, ["scan 1.png"])
+    with pytest.raises(ValueError, match=f"{NAMES[0]} is expected.*scan 1.png was found"):
+        read_entries(folder)
+
+
+def test_a_table_without_rows_is_said(tmp_path):
+    write_table(tmp_path / "Data_Entry_2017.csv", names=[])
+    write_pictures(tmp_path / "images")
+    with pytest.raises(ValueError, match="has no rows"):
+        read_entries(tmp_path)
+
+
+@pytest.mark.parametrize("there", ["nothing", "an empty folder", "pictures", "a table"])
+def test_a_folder_without_data_names_both_ways_out(tmp_path, there):
+    folder = tmp_path / "data"
+    if there != "nothing":
+        folder.mkdir()
+    if there == "pictures":
+        write_pictures(folder)
+    if there == "a table":
+        write_table(folder / "Data_Entry_2017.csv")
+    with pytest.raises((FileNotFoundError, ValueError)) as error:
+        read_entries(folder)
+    for text in (str(folder), "README", "--data_path", "make demo"):
+        assert text in str(error.value)
+
+
+def test_a_subset_keeps_its_pictures_and_counts_names_not_found(tmp_path):
+    folder = folder_of(tmp_path)
+    subset = write(tmp_path / "list.txt", f"{NAMES[5]}\n{NAMES[1]}\n00099999_000.png\n")
+    entries = read_entries(folder, subset)
+    assert entries.rows["image"].tolist() == [NAMES[1], NAMES[5]]
+    assert entries.notes[-1] == f"subset {subset}: 2 pictures; 1 name of it not found"
+
+
+def test_a_subset_that_names_nothing_is_an_error(tmp_path):
+    folder = folder_of(tmp_path)
+    for content, asked in [("00099999_000.png\n", "00099999_000.png"), ("\n", "nothing")]:
+        subset = write(tmp_path / "list.txt", content)
+        with pytest.raises(ValueError, match=f"{NAMES[0]} is there.*{asked} is asked for"):
+            read_entries(folder, subset)
+    with pytest.raises(FileNotFoundError, match="missing.txt"):
+        read_entries(folder, tmp_path / "missing.txt")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "{0}\n{1}\n",
+        "{0}\n{1}",
+        "{0}\r\n{1}\r\n",
+        "\ufeff{0}\n{1}\n",
+        "{0}\n\n{1}\n\n  \n",
+        "images/{0}\nimages_012/images/{1}\n",
+        "images\\{0}\r\nC:\\NIH\\images\\{1}\r\n",
+        "data/NIH Chest X-rays/images/{0}\ndata/NIH Chest X-rays/images/{1}\n",
+        "{0} 0 1 0 0 0 0 0 0 0 0 0 0 0 0\n{1} 1 0 0 0 0 0 0 0 0 0 0 0 0 0\n",
+        "{0}\t0\t1\n  {1}\t1\t0\n",
+    ],
+    ids=[
+        "plain",
+        "no last line end",
+        "CRLF",
+        "BOM",
+        "blank lines",
+        "folder before the name",
+        "Windows path",
+        "folder with spaces",
+        "labels behind the name",
+        "tabs",
+    ],
+)
+def test_a_list_is_read_however_it_is_written(tmp_path, content):
+    path = write(tmp_path / "test_list.txt", content.format(*NAMES))
+    assert read_names(path) == NAMES[:2]
+
+
+def test_a_list_that_is_no_text_is_named(tmp_path):
+    path = write(tmp_path / "test_list.txt", b"\x89PNG\r\n\x1a\n\xff\xfe")
+    with pytest.raises(ValueError, match="test_list.txt is no text file"):
+        read_names(path)
+
+
+@pytest.mark.parametrize("place", [".", "lists"])
+def test_lists_beside_the_table_or_one_level_below_are_found(tmp_path, place):
+    folder = folder_of(tmp_path, NAMES[:9])
+    write(folder / place / "train_val_list.txt", "\n".join(NAMES[:8]))
+    write(folder / place / "test_list.txt", "\n".join(NAMES[8:]))
+    assert read_entries(folder).lists == {"train_val": set(NAMES[:8]), "test": set(NAMES[8:])}
+
+
+def test_names_on_both_lists_stop_and_three_are_named(tmp_path):
+    write(tmp_path / "train_val_list.txt", "\n".join(NAMES[:8]))
+    write(tmp_path / "test_list.txt", "\n".join(NAMES[3:]))
+    with pytest.raises(ValueError, match="5 names on") as error:
+        read_lists(tmp_path, pd.Series(NAMES))
+    assert ", ".join(NAMES[3:6]) + " and 2 more" in str(error.value)
+
+
+def test_a_train_list_alone_is_half_a_split(tmp_path):
+    path = write(tmp_path / "train_val_list.txt", "\n".join(NAMES))
+    with pytest.raises(ValueError, match="has no test_list.txt beside it") as error:
+        read_lists(tmp_path, pd.Series(NAMES))
+    assert str(path) in str(error.value)
+
+
+def test_a_test_list_alone_is_enough(tmp_path):
+    write(tmp_path / "test_list.txt", "\n".join(NAMES[8:]))
+    assert read_lists(tmp_path, pd.Series(NAMES)) == {"train_val": set(), "test": set(NAMES[8:])}
+
+
+def test_lists_that_know_none_of_the_pictures_stop(tmp_path):
+    write(tmp_path / "train_val_list.txt", "00099999_000.png\n")
+    write(tmp_path / "test_list.txt", "00099998_000.png\n")
+    with pytest.raises(ValueError, match=f"name none of its pictures: {NAMES[0]}"):
+        read_lists(tmp_path, pd.Series(NAMES))
+
+
+def test_the_lists_follow_jpg_pictures_by_the_names_of_the_table(tmp_path):
+    folder = folder_of(tmp_path, [name.replace(".png", ".jpg") for name in NAMES])
+    write(folder / "test_list.txt", "\n".join(NAMES[8:]))
+    entries = read_entries(folder)
+    parts = draw_split(entries.rows, entries.lists, seed=0)
+    assert entries.rows["image"][parts == "test"].tolist() == NAMES[8:]
+
+
+def test_the_summary_counts_pictures_patients_and_classes_by_part(tmp_path):
+    rows = read_entries(folder_of(tmp_path)).rows.assign(split=["train"] * 8 + ["test"] * 4)
+    lines = {line[:20].strip(): line[20:].split() for line in summary(rows).splitlines()}
+    assert lines[""] == ["train", "test", "all"]
+    assert lines["pictures"] == ["8", "4", "12"]
+    assert lines["patients"] == ["4", "2", "6"]
+    assert lines["Mass"] == ["3", "1", "4"]
+    assert lines["Hernia"] == ["0", "0", "0"]
+    assert "median age 58 (0 unknown), M 100%, PA 100%" in summary(rows)
+
+
+def test_a_changed_table_is_described_and_an_unchanged_one_is_not(tmp_path):
+    entries = read_entries(folder_of(tmp_path))
+    stored = {"files": entries.fingerprint, "labels": entries.label_counts()}
+    assert describe_change(entries, stored) == []
+
+    table = tmp_path / "Data_Entry_2017.csv"
+    table.write_text(table.read_text().replace("Mass", "Hernia", 1))
+    (line,) = describe_change(read_entries(tmp_path), stored)
+    assert "Hernia 0 -> 1, Mass 4 -> 3" in line
+
+
+def test_pictures_at_any_depth_are_found_and_other_files_are_not(tmp_path):
+    write_pictures(tmp_path / "images", ["a.png", "b.JPEG", "c.txt", "png"])
+    write_pictures(tmp_path / "a" / "b" / "c" / "d", ["e.jpg", "f.png.part"])
+    assert sorted(find_pictures(tmp_path)["name"]) == ["a.png", "b.JPEG", "e.jpg"]
+
+
+def test_drawn_data_and_its_lists_are_read_whole(drawn):
+    entries = read_entries(drawn)
+    assert entries.notes == ["60 of 60 rows have a picture"]
+    assert entries.lists is not None
+    assert entries.lists["train_val"] | entries.lists["test"] == set(entries.rows["image"])
+
+
+def test_the_real_folder_is_read_as_it_is(nih):
+    entries = read_entries(nih)
+    assert len(entries.rows) == 1642
+    assert entries.rows["patient"].nunique() == 1300
+    assert entries.notes == ["1,642 of 1,642 rows have a picture"]
+    assert entries.lists is not None
+    assert {part: len(names) for part, names in entries.lists.items()} == {
+        "train_val": 86_524,
+        "test": 25_596,
+    }
+    assert entries.rows["image"].isin(entries.lists["test"]).sum() == 115
+
+
+@pytest.mark.parametrize("name", ["=cmd.png", "+1.png", "C:a.png", "a\tb.png", "images/-rf.png"])
+def test_names_of_lists_that_are_no_file_names_are_refused_with_their_lines(tmp_path, name):
+    path = tmp_path / "test_list.txt"
+    path.write_text(f"\n00000001_000.png\n{name}\n")
+    with pytest.raises(ValueError, match="1 name not usable as a file name\nline 3: "):
+        read_names(path)

@@ -1,0 +1,261 @@
+"""The split: by patient, drawn once, recalled from a checkpoint."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from chestxray.data.entries import Entries, read_lists
+from chestxray.data.splits import (
+    check_patients,
+    check_training_part,
+    draw_split,
+    pack,
+    place,
+    recall_split,
+    unpack,
+)
+from chestxray.data.tables import read_table
+
+
+def people(n, seed=0):
+    """Rows of n patients with one to five pictures each, as image and patient."""
+    counts = np.random.default_rng(seed).integers(1, 6, size=n)
+    names = [f"{p:08d}_{i:03d}.png" for p, count in enumerate(counts) for i in range(count)]
+    return pd.DataFrame({"image": names, "patient": [name[:8] for name in names]})
+
+
+def pictures(*names):
+    return pd.DataFrame({"image": names, "patient": [name[:8] for name in names]})
+
+
+def official(rows, n):
+    """Lists that have the pictures of the first n patients for test."""
+    in_test = rows["patient"].isin(rows["patient"].unique()[:n])
+    return {"train_val": set(rows["image"][~in_test]), "test": set(rows["image"][in_test])}
+
+
+def entries(rows, lists=None):
+    return Entries(rows, lists, {}, [])
+
+
+def patients_by_part(rows, parts):
+    """Part -> how many patients, after a check that none is in two."""
+    pairs = pd.DataFrame({"patient": rows["patient"], "part": parts}).drop_duplicates()
+    assert not pairs["patient"].duplicated().any()
+    return pairs["part"].value_counts().to_dict()
+
+
+def packed_split(rows, lists=None, seed=0):
+    return pack(place(entries(rows, lists), None, seed, test=False)[0], seed, lists)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_no_patient_is_in_two_parts_and_the_shares_are_70_10_20(seed):
+    rows = people(200, seed)
+    assert patients_by_part(rows, draw_split(rows, None, seed)) == {
+        "train": 140,
+        "val": 20,
+        "test": 40,
+    }
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_with_lists_the_test_is_theirs_and_a_tenth_of_the_others_validate(seed):
+    rows = people(200, seed)
+    lists = official(rows, 50)
+    parts = draw_split(rows, lists, seed)
+    assert set(rows["image"][parts == "test"]) == lists["test"]
+    assert patients_by_part(rows, parts) == {"train": 135, "val": 15, "test": 50}
+
+
+@pytest.mark.parametrize("with_lists", [False, True])
+def test_the_same_patients_and_seed_give_the_same_parts_in_any_order_of_rows(with_lists):
+    rows = people(100)
+    lists = official(rows, 20) if with_lists else None
+    parts = dict(zip(rows["image"], draw_split(rows, lists, 7), strict=True))
+    shuffled = rows.sample(frac=1, random_state=1)
+    assert dict(zip(shuffled["image"], draw_split(shuffled, lists, 7), strict=True)) == parts
+    assert dict(zip(rows["image"], draw_split(rows, lists, 8), strict=True)) != parts
+
+
+def test_a_patient_on_both_official_lists_stops_and_three_are_named():
+    rows = people(30, seed=1)
+    lists = official(rows, 10)
+    torn = rows["patient"].value_counts().loc[lambda count: count > 1].index.sort_values()[:5]
+    for patient in torn:
+        first = rows["image"][rows["patient"] == patient].iloc[0]
+        for names in lists.values():
+            names.discard(first)
+        lists["test"].add(first)
+        second = rows["image"][rows["patient"] == patient].iloc[1]
+        lists["test"].discard(second)
+        lists["train_val"].add(second)
+    with pytest.raises(ValueError, match="5 patients in more than one part") as error:
+        draw_split(rows, lists, 0)
+    assert ", ".join(torn[:3]) + " and 2 more" in str(error.value)
+
+
+def test_pictures_in_no_part_do_not_tear_a_patient():
+    check_patients(pd.Series(["a", "a", "b"]), np.array(["train", "", "val"], dtype=object))
+    with pytest.raises(ValueError, match="1 patient in more than one part.*: a"):
+        check_patients(pd.Series(["a", "a", "b"]), np.array(["train", "val", "val"], dtype=object))
+
+
+@pytest.mark.parametrize("n", range(1, 10))
+def test_few_patients_still_leave_some_for_training(n):
+    rows = people(n)
+    parts = draw_split(rows, None, 0)
+    assert patients_by_part(rows, parts)["train"] >= 1
+
+
+def test_one_patient_is_all_training():
+    rows = pictures("00000001_000.png", "00000001_001.png")
+    assert draw_split(rows, None, 0).tolist() == ["train", "train"]
+
+
+def test_nothing_left_for_training_is_an_error():
+    rows = pictures("00000001_000.png", "00000002_000.png")
+    with pytest.raises(ValueError, match="no picture is left for training: 2 pictures, 0 for val"):
+        draw_split(rows, {"train_val": set(), "test": set(rows["image"])}, 0)
+
+
+@pytest.mark.parametrize("lists, source", [(None, "no official lists"), (20, "official lists")])
+def test_a_fresh_split_says_its_source_and_that_no_patient_is_shared(lists, source):
+    rows = people(100)
+    placed, notes = place(entries(rows, lists and official(rows, lists)), None, 3, test=False)
+    assert placed["image"].tolist() == rows["image"].tolist()
+    assert notes[0].startswith(f"split: {source}") and "seed 3" in notes[0]
+    assert notes[0].endswith("0 patients shared")
+
+
+@pytest.mark.parametrize("n", [1, 50])
+@pytest.mark.parametrize("with_lists", [False, True])
+def test_unpack_inverts_pack(n, with_lists):
+    rows = people(n)
+    lists = official(rows, n // 3) if with_lists else None
+    placed, _ = place(entries(rows, lists), None, 5, test=False)
+    packed = pack(placed, 5, lists)
+    assert (packed["seed"], packed["official"]) == (5, with_lists)
+    assert json.loads(json.dumps(packed)) == packed  # plain values
+    restored = unpack(packed).sort_values("image", ignore_index=True)
+    expected = placed[["image", "patient", "split"]].sort_values("image", ignore_index=True)
+    assert restored.to_dict("list") == expected.to_dict("list")
+
+
+@pytest.mark.parametrize("odd", ["a b", "Müller", "胸部", "a\x0cb", "a\x85b", "a\u2028b"])
+def test_odd_characters_in_names_and_patients_survive_packing(odd):
+    rows = pd.DataFrame({"image": [f"{odd}.png", "z.png"], "patient": [odd, "z"]})
+    packed = pack(rows.assign(split="train"), 0, None)
+    assert unpack(packed)["image"].tolist() == rows["image"].tolist()
+    assert unpack(packed)["patient"].tolist() == rows["patient"].tolist()
+
+
+def test_a_stored_split_is_recalled_without_a_change_or_a_note():
+    rows = people(60)
+    packed = packed_split(rows, seed=2)
+    stored = unpack(packed).set_index("image")["split"]
+    for seed, lists in [(2, None), (9, None), (2, official(rows, 5))]:  # neither matters any more
+        placed, notes = place(entries(rows, lists), packed, seed, test=False)
+        assert placed["split"].tolist() == stored[rows["image"]].tolist()
+        assert notes == ["split: the checkpoint's; 0 patients shared"]
+
+
+def test_pictures_gone_and_new_are_counted_and_the_others_keep_their_part():
+    rows = people(60)
+    packed = packed_split(rows)
+    now = pd.concat([rows[5:], pictures(*(f"0009999{n}_000.png" for n in range(3)))])
+    parts, notes = recall_split(now, packed)
+    stored = unpack(packed).set_index("image")["split"]
+    assert parts.tolist() == [*stored[rows["image"][5:]], "", "", ""]
+    assert "5 pictures" in notes[0] and "not here any more" in notes[0]
+    assert "3 pictures" in notes[1] and "does not know" in notes[1]
+
+
+def test_training_leaves_newcomers_out():
+    rows = people(60)
+    now = pd.concat([rows, pictures("00099999_000.png")], ignore_index=True)
+    placed, notes = place(entries(now), packed_split(rows), 0, test=False)
+    assert placed["image"].tolist() == rows["image"].tolist()
+    assert "1 picture that the run's split does not know" in notes[1]
+
+
+def newcomers(rows, packed):
+    """One more picture of a patient of each part, and one of a patient unknown."""
+    home = unpack(packed).drop_duplicates("split").set_index("split")["patient"]
+    more = {part: f"{home[part]}_900.png" for part in ("train", "val", "test")}
+    more["unknown"] = "00099999_900.png"
+    return more, pd.concat([rows, pictures(*more.values())], ignore_index=True)
+
+
+def test_newcomers_are_all_test_but_those_of_patients_seen_in_training():
+    rows = people(60)
+    packed = packed_split(rows)
+    more, now = newcomers(rows, packed)
+    placed, notes = place(entries(now), packed, 0, test=True)
+    parts = placed.set_index("image")["split"]
+    assert parts[more["unknown"]] == "test" and parts[more["test"]] == "test"
+    assert more["train"] not in parts and more["val"] not in parts
+    assert parts[rows["image"]].tolist() == recall_split(rows, packed)[0].tolist()
+    assert notes[-1].startswith("2 pictures left out")
+    patients_by_part(placed, placed["split"])
+
+
+def test_newcomers_follow_the_lists_of_their_folder():
+    rows = people(60)
+    packed = packed_split(rows)
+    more, now = newcomers(rows, packed)
+    now = pd.concat([now, pictures("00088888_900.png")], ignore_index=True)
+    lists = {
+        "train_val": {more["train"], more["test"], "00088888_900.png"},
+        "test": {more["val"], more["unknown"]},
+    }
+    placed, notes = place(entries(now, lists), packed, 0, test=True)
+    parts = placed.set_index("image")["split"]
+    assert parts[more["unknown"]] == "test" and parts["00088888_900.png"] == "train"
+    assert parts[more["train"]] == "train"
+    assert more["test"] not in parts and more["val"] not in parts
+    assert notes[-1].startswith("2 pictures left out")
+    patients_by_part(placed, placed["split"])
+
+
+def test_a_folder_of_strangers_is_all_test():
+    strangers = pictures(*(f"0009999{n}_000.png" for n in range(8)))
+    placed, _ = place(entries(strangers), packed_split(people(60)), 0, test=True)
+    assert placed["image"].tolist() == strangers["image"].tolist()
+    assert set(placed["split"]) == {"test"}
+
+
+def test_an_epoch_under_way_needs_all_its_pictures():
+    rows = people(60)
+    packed = packed_split(rows)
+    images = np.array(packed["train"]["images"].split("\n"))
+    check_training_part(images, packed, same_tables=True)
+    check_training_part(np.append(images, "00099999_000.png"), packed, same_tables=True)
+    with pytest.raises(ValueError, match="4 pictures of it cannot be had any more") as error:
+        check_training_part(images[4:], packed, same_tables=True)
+    assert ", ".join(sorted(images[:4])[:3]) + " and 1 more" in str(error.value)
+    with pytest.raises(ValueError, match="the label tables are not those that it began"):
+        check_training_part(images, packed, same_tables=False)
+
+
+@pytest.mark.parametrize(
+    "name, test_pictures, test_patients, others",
+    [
+        ("Data_Entry_2017_v2020.csv.gz", 25_596, 2_797, 28_008),
+        ("sample_labels.csv.gz", 1_293, 685, 4_230 - 685),
+    ],
+)
+def test_the_real_lists_give_the_official_test(
+    nih, nih_tables, name, test_pictures, test_patients, others
+):
+    rows = read_table(nih_tables / name).rows
+    parts = draw_split(rows, read_lists(nih, rows["image"]), 0)
+    assert (parts == "test").sum() == test_pictures
+    n_val = round(0.1 * others)
+    assert patients_by_part(rows, parts) == {
+        "train": others - n_val,
+        "val": n_val,
+        "test": test_patients,
+    }

@@ -1,0 +1,126 @@
+"""What several tests use: paths, a small checkpoint, a data set, comparisons."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from chestxray.checkpoints import checkpoint
+from chestxray.data.dataset import ChestDataset
+from chestxray.labels import CLASSES
+from chestxray.training import run_folder
+
+ROOT = Path(__file__).resolve().parent.parent
+SHARED = ROOT.parent / "shared"
+
+RECORD = {
+    "run_id": "r",
+    "stage": 1,
+    "epoch": 4,
+    "lr": 1e-4,
+    "pictures": 9,
+    "train_loss": 0.1,
+    "val_loss": None,
+    "val_auc": 0.5,
+    "val_classes": 14,
+    "seconds": 1.5,
+}
+
+
+def small_checkpoint(**changes: Any) -> dict[str, Any]:
+    """A small checkpoint with a two-number network."""
+    return {
+        "format": 2,
+        "run_id": "r",
+        "arch": "resnet50",
+        "classes": list(CLASSES),
+        "stage": 1,
+        "lr": 1e-4,
+        "epochs_done": 4,
+        "epochs_planned": 4,
+        "pictures_done": 0,
+        "loss_sum": 0.0,
+        "seconds_done": 0.0,
+        "parent": None,
+        "split": {
+            "seed": 0,
+            "official": False,
+            **{part: {"images": "a.png", "patients": "1"} for part in ("train", "val", "test")},
+        },
+        "size": 64,
+        "mean": [0.485, 0.456, 0.406],
+        "std": [0.229, 0.224, 0.225],
+        "args": {
+            "data_path": "data",
+            "subset": None,
+            "split_seed": 0,
+            "max_per_class": 0,
+            "size": 64,
+            "skip_bad_images": False,
+            "weights": "none",
+            "stage": 1,
+            "bs": 2,
+            "lr": 1e-4,
+            "epochs": 4,
+            "loss_func": "FocalLoss",
+            "seed": 0,
+            "save_minutes": 10.0,
+        },
+        "model": {"w": torch.tensor([1.0, 2.0]), "n": torch.tensor(3)},
+        "optimizer": {"state": {0: {"exp_avg": torch.tensor([0.5, 0.25])}}, "param_groups": []},
+        "history": [RECORD],
+        "versions": checkpoint.versions(),
+        "threads": torch.get_num_threads(),
+        "processes": 1,
+        "precision": "fp32",
+        "table": {"files": {"a.csv": "0"}, "labels": {"Mass": 1}},
+        **changes,
+    }
+
+
+def tensors(path: Path) -> dict[str, torch.Tensor]:
+    """Every tensor of a checkpoint, weights and moments, by a name."""
+    held = checkpoint.load(path)
+    moments = {
+        f"{key}.{name}": value
+        for key, state in held["optimizer"]["state"].items()
+        for name, value in state.items()
+    }
+    return {**held["model"], **moments}
+
+
+def log_values(folder: Path) -> list[dict[str, object]]:
+    """The log without what no two runs share."""
+    own = ("seconds", "run_id")
+    return [
+        {k: v for k, v in record.items() if k not in own}
+        for record in run_folder.read_log(folder / "log.jsonl")
+    ]
+
+
+def assert_same_tensors(first: Path, second: Path) -> None:
+    ours, theirs = tensors(first), tensors(second)
+    assert ours.keys() == theirs.keys()
+    for name, value in ours.items():
+        assert torch.equal(value, theirs[name]), name
+
+
+def wait_until(condition: Callable[[], object], seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not come to that"
+        time.sleep(0.01)
+
+
+def random_dataset(n: int) -> ChestDataset:
+    rng = np.random.default_rng(n)
+    return ChestDataset(
+        np.array([f"{i}.png" for i in range(n)], dtype=object),
+        rng.integers(0, 256, (n, 32, 32)).astype(np.uint8),
+        np.arange(n),
+        (rng.uniform(size=(n, 15)) < 0.3).astype(np.uint8),
+        torch.device("cpu"),
+    )

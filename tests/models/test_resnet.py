@@ -1,0 +1,200 @@
+"""The network against torchvision's, what a stage freezes, and where first weights come from."""
+
+import gc
+import weakref
+from pathlib import Path
+
+import pytest
+import torch
+from torchvision.models import resnet50
+
+from chestxray.models import pretrained, resnet
+from chestxray.training.losses import FocalLoss
+
+IMAGES = torch.randn(4, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+TARGETS = torch.randint(0, 2, (4, 15), generator=torch.Generator().manual_seed(1)).float()
+
+
+def test_the_network_is_torchvisions_resnet50_with_another_head() -> None:
+    ours = resnet.build_model(15, seed=0).eval()
+    theirs = resnet50(num_classes=15).eval()
+    theirs.load_state_dict(ours.state_dict())
+    with torch.inference_mode():
+        torch.testing.assert_close(ours(IMAGES), theirs(IMAGES), rtol=1e-4, atol=1e-4)
+
+
+def test_the_same_seed_gives_the_same_weights_and_leaves_torchs_generator_alone() -> None:
+    before = torch.get_rng_state()
+    first, same, other = (resnet.build_model(15, seed).state_dict() for seed in (3, 3, 4))
+    assert all(torch.equal(first[name], same[name]) for name in first)
+    assert not torch.equal(first["fc.weight"], other["fc.weight"])
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_a_body_is_taken_over_without_its_head() -> None:
+    body = resnet50(num_classes=1000).state_dict()
+    ours = resnet.build_model(15, seed=0, body=body).state_dict()
+    fresh = resnet.build_model(15, seed=0).state_dict()
+    assert all(torch.equal(ours[n], body[n]) for n in body if not n.startswith("fc."))
+    assert torch.equal(ours["fc.weight"], fresh["fc.weight"])
+
+
+@pytest.mark.parametrize("stage", resnet.STAGES)
+def test_frozen_parts_are_the_same_bits_after_training_and_the_others_are_not(stage: int) -> None:
+    network = resnet.build_model(15, seed=0)
+    network.set_trainable(resnet.trainable_parts(stage, from_scratch=False))
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    optimizer = torch.optim.Adam(network.trainable_parameters(), lr=1e-3)
+    network.train()
+    maps = network.frozen_part()(IMAGES)
+    for _ in range(2):
+        optimizer.zero_grad()
+        FocalLoss()(network(maps), TARGETS).backward()
+        optimizer.step()
+    for name, value in network.state_dict().items():
+        frozen = name.partition(".")[0] not in resnet.STAGES[stage]
+        assert torch.equal(value, before[name]) == frozen, name
+
+
+@pytest.mark.parametrize("stage", resnet.STAGES)
+def test_the_optimizer_gets_the_parameters_of_the_stage_and_no_other(stage: int) -> None:
+    network = resnet.build_model(15, seed=0)
+    network.set_trainable(resnet.trainable_parts(stage, from_scratch=False))
+    given = {id(parameter) for parameter in network.trainable_parameters()}
+    for name, parameter in network.named_parameters():
+        assert (id(parameter) in given) == (name.partition(".")[0] in resnet.STAGES[stage]), name
+
+
+def test_without_pretrained_weights_stage_1_trains_everything_and_stage_2_freezes() -> None:
+    network = resnet.build_model(15, seed=0)
+    network.set_trainable(resnet.trainable_parts(1, from_scratch=True))
+    assert len(network.trainable_parameters()) == len(list(network.parameters()))
+    assert resnet.trainable_parts(2, from_scratch=True) == resnet.STAGES[2]
+
+
+def test_logits_are_float32_in_bf16_too() -> None:
+    network = resnet.build_model(15, seed=0).eval()
+    with torch.inference_mode():
+        exact = network(IMAGES)
+        network.bf16 = True
+        rounded = network(IMAGES)
+    assert rounded.dtype == torch.float32
+    assert not torch.equal(exact, rounded)
+    torch.testing.assert_close(rounded, exact, rtol=0.1, atol=0.1)
+
+
+@pytest.mark.parametrize("stage", resnet.STAGES)
+def test_the_frozen_part_and_the_trained_part_in_a_row_are_the_network(stage: int) -> None:
+    network = lived_in(stage)
+    theirs = resnet50(num_classes=15).eval()
+    theirs.load_state_dict(network.state_dict())
+    with torch.inference_mode():
+        whole = theirs(IMAGES)
+        frozen = network.frozen_part()
+        torch.testing.assert_close(network(frozen(IMAGES)), whole, rtol=1e-3, atol=1e-4)
+        in_a_row = network.trained_part()(frozen(IMAGES))
+    torch.testing.assert_close(in_a_row, whole, rtol=1e-3, atol=1e-4)
+
+
+def lived_in(stage: int) -> resnet.ChestResNet:
+    """A network in eval mode whose BatchNorm statistics are not those of a fresh one."""
+    network = resnet.build_model(15, seed=0)
+    generator = torch.Generator().manual_seed(2)
+    for name, value in network.state_dict().items():
+        if "running" in name or ("bn" in name and name.endswith(("weight", "bias"))):
+            value.copy_(0.5 + torch.rand(value.shape, generator=generator))
+    network.set_trainable(resnet.trainable_parts(stage, from_scratch=False))
+    return network.eval()
+
+
+@pytest.mark.parametrize("bf16", [False, True], ids=["fp32", "bf16"])
+@pytest.mark.parametrize("stage", resnet.STAGES)
+def test_the_frozen_part_makes_the_same_bits_of_a_picture_in_every_batch(
+    stage: int, bf16: bool
+) -> None:
+    network = lived_in(stage)
+    network.bf16 = bf16
+    frozen = network.frozen_part()
+    images = torch.randn(35, 3, 32, 32, generator=torch.Generator().manual_seed(3))
+    images = images.contiguous(memory_format=torch.channels_last)
+    whole = frozen(images)
+    assert not whole.requires_grad
+    assert whole.dtype == (torch.bfloat16 if bf16 and stage < 4 else torch.float32)
+    for chosen in ([7], [3, 30], [1, 8, 2], list(range(34, -1, -1)), list(range(5, 21))):
+        assert torch.equal(frozen(images[chosen]), whole[chosen]), chosen
+
+
+def test_a_part_is_as_the_weights_were_when_it_was_made() -> None:
+    network = lived_in(2)
+    images = network.frozen_part()(IMAGES)
+    part = network.trained_part()
+    before = part(images)
+    with torch.no_grad():
+        network.fc.weight.zero_()
+    assert torch.equal(part(images), before)
+    assert not torch.equal(network.trained_part()(images), before)
+
+
+def test_a_part_has_no_batch_norm_and_is_freed_with_its_last_name() -> None:
+    part = lived_in(2).trained_part()
+    assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in part.modules())
+    there = weakref.ref(part)
+    gc.disable()  # an epoch's copy of the weights must not wait for a collection
+    try:
+        del part
+        assert there() is None
+    finally:
+        gc.enable()
+
+
+def test_weights_that_do_not_fit_are_refused_with_the_first_name_and_nothing_is_loaded() -> None:
+    network = resnet.build_model(15, seed=0)
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    good = {name: value + 1 for name, value in before.items()}
+    missing = {name: value for name, value in good.items() if name != "layer3.0.conv1.weight"}
+    for state, message in (
+        (missing, "misses layer3.0.conv1.weight"),
+        (good | {"extra": torch.zeros(1)}, "has besides extra"),
+        (good | {"fc.bias": torch.zeros(14)}, r"fc.bias is \(14,\), not \(15,\)"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            resnet.load_weights(network, state)
+    assert all(torch.equal(value, before[n]) for n, value in network.state_dict().items())
+
+
+def test_imagenet_weights_come_from_torchs_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    state = resnet50().state_dict()
+    (tmp_path / "hub/checkpoints").mkdir(parents=True)
+    torch.save(state, tmp_path / "hub/checkpoints/resnet50-0676ba61.pth")
+    assert torch.equal(
+        pretrained.imagenet_weights()["layer4.2.conv3.weight"], state["layer4.2.conv3.weight"]
+    )
+
+
+def test_a_damaged_file_in_torchs_cache_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    path = tmp_path / "hub/checkpoints/resnet50-0676ba61.pth"
+    path.parent.mkdir(parents=True)
+    torch.save(resnet50().state_dict(), path)
+    path.write_bytes(path.read_bytes()[:1_000_000])
+    with pytest.raises(ValueError, match="resnet50-0676ba61.pth in .* is damaged.*delete it"):
+        pretrained.imagenet_weights()
+
+
+def test_without_network_the_message_says_where_to_put_the_imagenet_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")  # where nobody listens
+    with pytest.raises(FileNotFoundError) as caught:
+        pretrained.imagenet_weights()
+    for part in ("resnet50-0676ba61.pth", str(tmp_path), "--weights FILE", "--weights none"):
+        assert part in str(caught.value)
+    assert not list(tmp_path.rglob("*.p*"))

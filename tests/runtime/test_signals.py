@@ -1,0 +1,79 @@
+"""Signals that ask for a stop."""
+
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+from helpers import ROOT
+
+from chestxray.runtime.signals import SIGNALS, Stopped, listen
+
+
+def run(program: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-c", "import os, signal\n" + program]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_the_first_signal_is_a_request_to_stop(signum: int) -> None:
+    before = [signal.getsignal(number) for number in SIGNALS]
+    with listen() as request:
+        request.check()
+        assert not request
+        os.kill(os.getpid(), signum)
+        assert request
+        with pytest.raises(Stopped, match=signal.Signals(signum).name) as stopped:
+            request.check()
+    assert stopped.value.signum == signum
+    assert [signal.getsignal(number) for number in SIGNALS] == before
+
+
+def test_later_signals_do_not_change_what_the_first_asked_for() -> None:
+    with listen() as request:
+        for signum in (signal.SIGHUP, signal.SIGTERM, signal.SIGTERM):
+            os.kill(os.getpid(), signum)
+    assert request.signum == signal.SIGHUP
+
+
+def test_the_handlers_are_restored_after_an_exception() -> None:
+    before = [signal.getsignal(number) for number in SIGNALS]
+    with pytest.raises(ValueError), listen():
+        raise ValueError
+    assert [signal.getsignal(number) for number in SIGNALS] == before
+
+
+def test_a_second_ctrl_c_ends_the_process_at_once() -> None:
+    ended = run("""
+from chestxray.runtime.signals import listen
+with listen():
+    os.kill(os.getpid(), signal.SIGINT)
+    print("saving", flush=True)
+    os.kill(os.getpid(), signal.SIGINT)
+    print("not reached", flush=True)
+""")
+    assert (ended.returncode, ended.stdout) == (-signal.SIGINT, "saving\n")
+
+
+def test_a_signal_that_nohup_ignores_stays_ignored() -> None:
+    ended = run("""
+from chestxray.runtime.signals import listen
+signal.signal(signal.SIGHUP, signal.SIG_IGN)
+with listen() as request:
+    os.kill(os.getpid(), signal.SIGHUP)
+    request.check()
+assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+""")
+    assert ended.returncode == 0, ended.stderr
+
+
+def test_a_worker_leaves_the_signals_to_its_parent() -> None:
+    ended = run("""
+from chestxray.runtime.signals import leave_signals_to_parent
+leave_signals_to_parent()
+for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    os.kill(os.getpid(), number)
+print("alive")
+""")
+    assert (ended.returncode, ended.stdout) == (0, "alive\n")

@@ -1,0 +1,307 @@
+"""The training loop on a small network: sums, stops, exact going on."""
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from chestxray.data.dataset import ChestDataset, epoch_order
+from chestxray.runtime.signals import Stopped
+from chestxray.training import trainer
+from chestxray.training.losses import FocalLoss
+from chestxray.training.run import Run
+
+RNG = np.random.default_rng(0)
+
+
+def small_network() -> nn.Module:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return nn.Sequential(
+            nn.Conv2d(3, 4, 3, stride=2),
+            nn.BatchNorm2d(4),
+            nn.ReLU(),
+            nn.AdaptiveAvgPool2d(1),
+            nn.Flatten(),
+            nn.Linear(4, 15),
+        )
+
+
+def pictures(n: int, seed: int = 0) -> ChestDataset:
+    rng = np.random.default_rng(seed)
+    return ChestDataset(
+        np.array([f"{i}.png" for i in range(n)], dtype=object),
+        rng.integers(0, 256, (n, 8, 8)).astype(np.uint8),
+        np.arange(n),
+        (rng.uniform(size=(n, 15)) < 0.3).astype(np.uint8),
+        torch.device("cpu"),
+    )
+
+
+class Bench:
+    """A run of a few epochs on 21 pictures, five a step, that can be stopped and gone on with."""
+
+    def __init__(self) -> None:
+        self.model = small_network()
+        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=1e-2)
+        self.run = Run("r", stage=1, lr=1e-2, epochs_done=0, epochs_planned=3)
+        self.checks = 0
+        self.look_every = 1
+        self.epochs_saved: list[int] = []
+        self.kept: Any = None
+
+    def train(self, stop_at: int | None = None, val: int = 9, save_seconds: float = 1e9) -> None:
+        def check() -> None:
+            self.checks += 1
+            if self.checks == stop_at:
+                raise Stopped(15)
+
+        trainer.train(
+            self.run,
+            self.model,
+            FocalLoss(),
+            self.optimizer,
+            pictures(21),
+            pictures(val, seed=1),
+            batch_size=5,
+            order_of=lambda epoch: epoch_order(pictures(21).targets, 3, epoch, 8),
+            save_seconds=save_seconds,
+            save_epoch=lambda: self.epochs_saved.append(self.run.epochs_done),
+            save_within=self.keep,
+            check=check,
+            look_every=self.look_every,
+        )
+
+    def keep(self) -> None:
+        state = (self.model.state_dict(), self.optimizer.state_dict(), self.run)
+        self.kept = copy.deepcopy(state)
+
+    def gone_on(self) -> "Bench":
+        other = Bench()
+        weights, moments, other.run = copy.deepcopy(self.kept)
+        other.model.load_state_dict(weights)
+        other.optimizer.load_state_dict(moments)
+        return other
+
+
+def figures(run: Run) -> list[dict[str, Any]]:
+    return [{k: v for k, v in record.items() if k != "seconds"} for record in run.history]
+
+
+@pytest.fixture(scope="module")
+def straight() -> Bench:
+    bench = Bench()
+    bench.train()
+    return bench
+
+
+def test_a_run_trains_records_and_saves_every_epoch(straight: Bench) -> None:
+    assert straight.epochs_saved == [1, 2, 3]
+    assert [r["epoch"] for r in straight.run.history] == [1, 2, 3]
+    sizes = [len(epoch_order(pictures(21).targets, 3, epoch, 8)) for epoch in range(3)]
+    assert [r["pictures"] for r in straight.run.history] == sizes
+    assert straight.run.history[0]["train_loss"] > straight.run.history[2]["train_loss"]
+
+
+def assert_same(first: Bench, second: Bench) -> None:
+    for name, value in second.model.state_dict().items():
+        assert torch.equal(value, first.model.state_dict()[name]), name
+    for key, moments in second.optimizer.state_dict()["state"].items():
+        for name, value in moments.items():
+            assert torch.equal(value, first.optimizer.state_dict()["state"][key][name])
+    assert figures(first.run) == figures(second.run)
+
+
+@pytest.mark.parametrize("stop_at", range(2, 22))
+def test_a_run_stopped_anywhere_goes_on_to_the_same_bits(straight: Bench, stop_at: int) -> None:
+    bench = Bench()
+    if stop_at > straight.checks:
+        pytest.fail("the straight run has fewer places to stop than this test asks for")
+    with pytest.raises(Stopped):
+        bench.train(stop_at)
+    if bench.kept is None:  # between epochs: the finished epoch's own checkpoint is where to go on
+        bench.keep()
+    for _ in range(2):  # one file can be gone on from twice
+        other = bench.gone_on()
+        other.train()
+        assert_same(other, straight)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_run_stopped_again_and_again_ends_at_the_same_bits(straight: Bench, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    bench, stops = Bench(), 0
+    while bench.run.epochs_done < 3:
+        try:
+            bench.train(stop_at=int(rng.integers(2, 6)))
+        except Stopped:
+            stops += 1
+            if bench.kept is None:
+                bench.keep()
+            bench = bench.gone_on()
+    assert stops >= 4
+    assert_same(bench, straight)
+
+
+def test_a_stop_before_the_first_batch_keeps_nothing() -> None:
+    bench = Bench()
+    with pytest.raises(Stopped):
+        bench.train(stop_at=1)
+    assert bench.kept is None
+
+
+def test_time_passed_saves_inside_an_epoch() -> None:
+    bench = Bench()
+    bench.train(save_seconds=0)
+    assert bench.kept[2].pictures_done > 0
+
+
+def test_the_mean_loss_weighs_batches_by_their_pictures() -> None:
+    model, data = small_network().eval(), pictures(7)
+    model.train = lambda mode=True: model  # type: ignore[method-assign]
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    run = Run("r", 1, 0.1, 0, 1)
+    trainer.train_one_epoch(model, FocalLoss(), optimizer, data, np.arange(7), 3, run)
+    images, targets = data.gather(np.arange(7))
+    with torch.inference_mode():
+        expected = FocalLoss()(model(images), targets).item()
+    assert run.loss_sum / run.pictures_done == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("look_every", [2, 3, 99])
+def test_looking_at_the_losses_now_and_then_changes_no_bit(
+    straight: Bench, look_every: int
+) -> None:
+    bench = Bench()
+    bench.look_every = look_every
+    bench.train()
+    assert figures(bench.run) == figures(straight.run)
+    ended, expected = bench.model.state_dict(), straight.model.state_dict()
+    assert all(torch.equal(ended[name], expected[name]) for name in expected)
+    assert bench.checks < straight.checks
+
+
+def test_a_broken_loss_between_two_looks_is_found_at_the_next_and_named() -> None:
+    class Broken(nn.Module):
+        calls = 0
+
+        def forward(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+            self.calls += 1
+            return logits.square().mean() * (float("nan") if self.calls == 2 else 1.0)
+
+    model, data, criterion = small_network(), pictures(12), Broken()
+    run = Run("r", 1, 0.5, 2, 4)
+    looks = []
+    with pytest.raises(FloatingPointError, match="nan in the batch after 2 pictures; .*2.png, 3.p"):
+        trainer.train_one_epoch(
+            model,
+            criterion,
+            torch.optim.Adam(model.parameters()),
+            data,
+            np.arange(12),
+            2,
+            run,
+            after_look=lambda: looks.append(run.pictures_done),
+            look_every=4,
+        )
+    assert (criterion.calls, looks, run.pictures_done) == (4, [], 0)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_loss_that_is_not_finite_stops_before_the_step(value: float) -> None:
+    class Broken(nn.Module):
+        def forward(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+            return logits.square().mean() * value
+
+    model, data = small_network(), pictures(6)
+    before = copy.deepcopy([p.detach() for p in model.parameters()])
+    optimizer = torch.optim.Adam(model.parameters())
+    run = Run("r", 1, 0.5, 2, 4)
+    with pytest.raises(FloatingPointError) as caught:
+        trainer.train_one_epoch(model, Broken(), optimizer, data, np.arange(6)[::-1], 2, run)
+    for part in (f"the loss is {value}", "after 0 pictures", "5.png, 4.png"):
+        assert part in str(caught.value)
+    assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
+    assert optimizer.state_dict()["state"] == {}
+
+
+def test_a_run_that_diverges_names_epoch_and_rate_and_saves_nothing() -> None:
+    bench = Bench()
+    with torch.no_grad():
+        bench.model[5].bias.fill_(float("nan"))
+    with pytest.raises(
+        FloatingPointError, match="epoch 1 at lr 0.01 has diverged: the loss is nan"
+    ):
+        bench.train()
+    assert bench.epochs_saved == [] and bench.kept is None
+
+
+def test_a_single_training_picture_is_refused() -> None:
+    model = small_network()
+    optimizer = torch.optim.Adam(model.parameters())
+    with pytest.raises(ValueError, match="BatchNorm needs at least two"):
+        trainer.train_one_epoch(
+            model, FocalLoss(), optimizer, pictures(1), np.arange(1), 2, Run("r", 1, 0.1, 0, 1)
+        )
+
+
+@pytest.mark.parametrize(("n", "batch_size"), [(3, 2), (5, 4), (4, 100), (2, 1)])
+def test_a_batch_of_one_is_never_made_where_two_pictures_can_be_had(
+    n: int, batch_size: int
+) -> None:
+    seen: list[int] = []
+
+    class Counting(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = small_network()
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            seen.append(len(images))
+            return self.inner(images)
+
+    model = Counting()
+    optimizer = torch.optim.Adam(model.parameters())
+    run = Run("r", 1, 0.1, 0, 1)
+    trainer.train_one_epoch(
+        model, FocalLoss(), optimizer, pictures(n), np.arange(n), batch_size, run
+    )
+    assert sum(seen) == n
+    assert min(seen) > 1 or batch_size == 1
+
+
+def test_an_empty_validation_part_has_null_figures() -> None:
+    bench = Bench()
+    bench.train(val=0)
+    record = bench.run.history[0]
+    assert (record["val_loss"], record["val_auc"], record["val_classes"]) == (None, None, 0)
+    assert "no validation pictures" in bench.run.last_epoch()
+
+
+def test_the_validation_figures_are_those_of_the_whole_part() -> None:
+    model, data = small_network(), pictures(40)
+    found = trainer.validate(model, FocalLoss(), data, 7, check=lambda: None)
+    images, targets = data.gather(np.arange(40))
+    with torch.inference_mode():
+        expected = FocalLoss()(model.eval()(images), targets).item()
+    assert found["val_loss"] == pytest.approx(expected, rel=1e-6)
+    assert found["val_classes"] == 14
+
+
+def test_a_callback_that_stops_leaves_the_run_after_a_whole_batch() -> None:
+    def refuse() -> None:
+        raise Stopped(2)
+
+    model = small_network()
+    optimizer = torch.optim.Adam(model.parameters())
+    run = Run("r", 1, 0.1, 0, 1)
+    after_batch: Callable[[], None] = refuse
+    with pytest.raises(Stopped):
+        trainer.train_one_epoch(
+            model, FocalLoss(), optimizer, pictures(9), np.arange(9), 4, run, after_batch
+        )
+    assert run.pictures_done == 4

@@ -1,4 +1,4 @@
-# make .venv installs; make demo shows everything on drawn pictures; make check is what CI runs.
+# make .venv installs; make demo shows everything on drawn images; make check is what CI runs.
 PYTHON ?= python3
 BIN := .venv/bin
 DEMO_DATA ?= demo/drawn
@@ -21,7 +21,7 @@ $(DEMO_DATA)/Data_Entry_2017.csv: | .venv/.installed
 	$(BIN)/python -m chestxray.phantom $(DEMO_DATA) --n 1600
 
 demo: .venv/.installed $(DEMO_DATA)/Data_Entry_2017.csv
-	@echo "The pictures of this demo are drawn: its AUC shows that the program works, not how well it reads X-rays."
+	@echo "The images of this demo are drawn: its AUC shows that the program works, not how well it reads X-rays."
 	$(BIN)/python main.py --data_path $(DEMO_DATA) --output-dir $(DEMO_OUT) --overwrite \
 	  --weights none --size 64 --bs 16 --lr 5e-4 --epochs 4
 	$(BIN)/python main.py --output-dir $(DEMO_OUT) --overwrite \

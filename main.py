@@ -17,14 +17,14 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from chestxray.runtime.cli import Parser, answer, number
-from chestxray.runtime.distributed import one_voice
+from chestxray.runtime.cli import Parser, number, run_command
+from chestxray.runtime.distributed import silence_other_ranks
 from chestxray.runtime.signals import Stopped, StopRequest
 
 if TYPE_CHECKING:
     import torch
 
-    from chestxray.runtime.process_group import Processes
+    from chestxray.runtime.processes import Processes
 
 # What needs torch or pandas is imported where the steps begin: --help and wrong usage answer
 # at once.
@@ -65,10 +65,10 @@ evaluation and machine excepted. Every long flag may be written with dashes or u
         "--data_path",
         metavar="DIR",
         default="data",
-        help="NIH pictures in any layout (default: data)",
+        help="NIH images in any layout (default: data)",
     )
     data.add_argument(
-        "--subset", metavar="FILE", help="use only the pictures named in it, one a line"
+        "--subset", metavar="FILE", help="use only the images named in it, one a line"
     )
     data.add_argument(
         "--split-seed",
@@ -83,20 +83,20 @@ evaluation and machine excepted. Every long flag may be written with dashes or u
         metavar="N",
         type=at_least_0,
         default=10000,
-        help="pictures of a class in an epoch, redrawn every epoch; 0: no cap (default: 10000)",
+        help="images of a class in an epoch, redrawn every epoch; 0: no cap (default: 10000)",
     )
     data.add_argument(
         "--size",
         metavar="N",
         type=number(int, 32, 4096, "a side in pixels, 32 to 4096"),
         default=224,
-        help="side of the picture that the network sees, in pixels (default: 224)",
+        help="side of the image that the network sees, in pixels (default: 224)",
     )
     data.add_argument(
         "--skip-bad-images",
         action=argparse.BooleanOptionalAction,
         default=False,
-        help="leave out pictures that cannot be read, and list them (default: they stop the run)",
+        help="leave out images that cannot be read, and list them (default: they stop the run)",
     )
     model = parser.add_argument_group("model")
     model.add_argument(
@@ -122,7 +122,7 @@ evaluation and machine excepted. Every long flag may be written with dashes or u
         metavar="N",
         type=at_least_1,
         default=32,
-        help="pictures a step, per process (default: 32)",
+        help="images a step, per process (default: 32)",
     )
     training.add_argument(
         "--lr",
@@ -156,7 +156,7 @@ evaluation and machine excepted. Every long flag may be written with dashes or u
         metavar="N",
         type=seed,
         default=0,
-        help="of the first weights and the order of the pictures (default: 0)",
+        help="of the first weights and the order of the images (default: 0)",
     )
     training.add_argument(
         "--save-minutes",
@@ -177,7 +177,7 @@ evaluation and machine excepted. Every long flag may be written with dashes or u
         "--split",
         choices=("test", "val", "train", "all"),
         default="test",
-        help="which pictures (default: test)",
+        help="which images (default: test)",
     )
     evaluation.add_argument(
         "--scores",
@@ -197,7 +197,7 @@ evaluation and machine excepted. Every long flag may be written with dashes or u
         "-j",
         metavar="N",
         type=number(int, 0, 1024, "a number of processes, 0 to 1024"),
-        help="picture-decoding processes; 0 works (default: 4, or as many as cores)",
+        help="image-decoding processes; 0 works (default: 4, or as many as cores)",
     )
     machine.add_argument(
         "--precision",
@@ -221,10 +221,10 @@ evaluation and machine excepted. Every long flag may be written with dashes or u
         "--overwrite", action="store_true", help="a new run may replace another run's files"
     )
     machine.add_argument(
-        "--cache-dir", metavar="DIR", default=".cache", help="decoded pictures (default: .cache)"
+        "--cache-dir", metavar="DIR", default=".cache", help="decoded images (default: .cache)"
     )
     machine.add_argument(
-        "--no-cache", action="store_true", help="keep decoded pictures in memory, not on the disk"
+        "--no-cache", action="store_true", help="keep decoded images in memory, not on the disk"
     )
     machine.add_argument("--debug", action="store_true", help="tracebacks")
     return parser
@@ -258,7 +258,7 @@ def check_usage(parser: Parser, args: argparse.Namespace, typed: dict[str, Any])
 
 
 def main(argv: list[str] | None = None) -> int:
-    one_voice()
+    silence_other_ranks()
     parser = build_parser()
     args, typed = parser.parse(sys.argv[1:] if argv is None else argv)
     check_usage(parser, args, typed)
@@ -266,15 +266,15 @@ def main(argv: list[str] | None = None) -> int:
     def work(stop: StopRequest) -> int:
         from chestxray.runtime.device import pick_device
         from chestxray.runtime.files import folder_lock
-        from chestxray.runtime.process_group import joined
+        from chestxray.runtime.processes import process_group
 
         device = pick_device(args.device)
-        with joined(device, stop.check) as processes:
+        with process_group(device, stop.check) as processes:
             writes = processes.rank == 0 and not args.test
             with folder_lock(Path(args.output_dir)) if writes else nullcontext():
                 return steps(parser, args, typed, stop, device, processes)
 
-    return answer(work, args.debug)
+    return run_command(work, args.debug)
 
 
 def steps(
@@ -293,20 +293,22 @@ def steps(
     from chestxray.data import cache, splits
     from chestxray.data.dataset import MEAN, STD, ChestDataset, epoch_order
     from chestxray.data.entries import read_entries
+    from chestxray.data.splits import assign_splits, rows_digest
     from chestxray.data.summary import describe_change, summary
     from chestxray.evaluation.metrics import metrics, table
     from chestxray.evaluation.predict import predict
     from chestxray.labels import CLASSES
     from chestxray.models import pretrained, resnet
     from chestxray.models.features import Features, keep_if_it_fits
+    from chestxray.models.resnet import weights_digest
     from chestxray.runtime import memory
     from chestxray.runtime.device import compute_fp32_in_full, computes_in_bf16
-    from chestxray.runtime.files import check_room
-    from chestxray.runtime.text import counted
+    from chestxray.runtime.files import check_room, file_digest
+    from chestxray.runtime.text import plural
     from chestxray.training import run as runs
     from chestxray.training import run_folder
     from chestxray.training.losses import LOSSES
-    from chestxray.training.trainer import STEPS_BETWEEN_LOOKS, train
+    from chestxray.training.trainer import STEPS_BETWEEN_SYNCS, train
 
     output = Path(args.output_dir)
     first = processes.rank == 0  # who alone writes
@@ -315,7 +317,7 @@ def steps(
     stored: dict[str, Any] = {}
     path = Path()
     if args.test or args.resume:
-        path, stored, notes = lookup.opened(args.ckpt, output, args.test)
+        path, stored, notes = lookup.open_checkpoint(args.ckpt, output, args.test)
         bare = args.resume and not args.ckpt and not typed.keys() & {"epochs", "stage"}
         if bare and stored["epochs_done"] >= stored["epochs_planned"]:
             say(*notes)
@@ -341,32 +343,32 @@ def steps(
         target = Path(args.scores or output / f"{path.stem}_{args.split}_scores.csv")
         origin = scores.origin(target, path.name, stored, args.split)
         if first and not args.overwrite:
-            scores.claim(target, origin)
+            scores.refuse_foreign_files(target, origin)
     else:
         run = (
             runs.continue_run(stored, vars(args), more="epochs" in typed)
             if stored
             else runs.new_run(args.lr, args.epochs)
         )
-        if stored and stored["pictures_done"] and not run.pictures_done:
+        if stored and stored["images_done"] and not run.images_done:
             say("the epoch under way is not counted: a new stage begins between epochs")
         if first and not args.overwrite:
-            run_folder.claim(output, run)
+            run_folder.refuse_foreign_files(output, run)
 
     # Rows and their split
     found = read_entries(Path(args.data_path), Path(args.subset) if args.subset else None)
     say(*found.notes, *(describe_change(found, stored["table"]) if stored.get("table") else []))
-    rows, notes = splits.place(found, stored.get("split"), args.split_seed, args.test)
+    rows, notes = assign_splits(found, stored.get("split"), args.split_seed, args.test)
     say(*notes, summary(rows))
     if args.test and args.split != "all":
         rows = rows[rows["split"] == args.split]
     if rows.empty:
-        raise ValueError(f"no picture of {args.data_path} is in the split {args.split!r}")
+        raise ValueError(f"no image of {args.data_path} is in the split {args.split!r}")
 
     # The network, before the long part
     body = None
     if not stored and args.weights == "imagenet":
-        with processes.first_here(stop.check):
+        with processes.local_rank_first(stop.check):
             body = pretrained.imagenet_weights()
     elif not stored and args.weights != "none":
         body = foreign.read_state_dict(Path(args.weights))
@@ -382,9 +384,9 @@ def steps(
     elif first:
         check_room(output, 2 * run_folder.checkpoint_bytes(network))
 
-    # Pictures
-    with processes.first_here(stop.check, at_once=args.no_cache):
-        pictures = cache.load_pictures(
+    # Images
+    with processes.local_rank_first(stop.check, at_once=args.no_cache):
+        images = cache.load_images(
             rows["path"].tolist(),
             args.size,
             source=Path(args.data_path),
@@ -392,22 +394,22 @@ def steps(
             workers=min(4, os.cpu_count() or 1) if args.workers is None else args.workers,
             check=stop.check,
         )
-    if pictures.broken:
+    if images.broken:
         if not args.skip_bad_images:
-            raise ValueError(cache.describe_broken(pictures.broken))
-        say(*cache.describe_skipped(pictures.broken))
-    readable = pictures.slots >= 0
+            raise ValueError(cache.describe_broken(images.broken))
+        say(*cache.describe_skipped(images.broken))
+    readable = images.cache_index >= 0
     if not readable.any():
-        raise ValueError(f"none of {counted(len(rows), 'picture')} can be read")
-    rows, slots = rows[readable], pictures.slots[readable]
+        raise ValueError(f"none of {plural(len(rows), 'image')} can be read")
+    rows, cache_index = rows[readable], images.cache_index[readable]
     targets = rows[list(CLASSES)].to_numpy()
     processes.compare(
         lambda: {
             "precision": f"{precision} on {device.type}",
             "options": shlex.join(f"{k}={v}" for k, v in vars(args).items() if k not in MACHINE),
-            "checkpoint": lookup.digest(path) if stored else "none",
-            "weights": resnet.digest(network),
-            "pictures": splits.digest(rows),
+            "checkpoint": file_digest(path) if stored else "none",
+            "weights": weights_digest(network),
+            "images": rows_digest(rows),
         },
         stop.check,
     )
@@ -419,8 +421,8 @@ def steps(
         mask = rows["split"].isin(names).to_numpy()
         return ChestDataset(
             rows["image"].to_numpy()[mask],
-            pictures.pixels,
-            slots[mask],
+            images.pixels,
+            cache_index[mask],
             targets[mask],
             device,
             resident=on_device,
@@ -429,11 +431,11 @@ def steps(
     if args.test:
         memory.reuse_freed_memory()
         logits, sigmoids = predict(
-            network.trained_part(),
+            network.folded_head(),
             part(*splits.PARTS),
             args.bs,
             "scoring",
-            processes.agreed(stop),
+            processes.any_rank_stopped(stop),
             processes,
         )
         if not first:
@@ -482,7 +484,7 @@ def steps(
         },
     )
     train_set, val_set = part("train"), part("val")
-    if run.pictures_done:
+    if run.images_done:
         same_tables = found.fingerprint == stored["table"]["files"]
         splits.check_training_part(train_set.names, stored["split"], same_tables)
 
@@ -491,14 +493,14 @@ def steps(
         memory.return_freed_memory()
         say(line)
 
-    def keep_within() -> None:
-        folder.save_within(run, network, optimizer)
+    def save_partial_epoch() -> None:
+        folder.save_partial_epoch(run, network, optimizer)
 
-    def scorer() -> resnet.Constant:
-        processes.same_buffers(network)
-        return network.trained_part()
+    def scorer() -> resnet.FoldedNetwork:
+        processes.broadcast_buffers(network)
+        return network.folded_head()
 
-    frozen = network.frozen_part()
+    frozen = network.frozen_stem()
     train_features, val_features = Features(train_set, frozen), Features(val_set, frozen)
     try:
         if args.stage > 1 and processes.size > 1:
@@ -519,10 +521,10 @@ def steps(
             ),
             save_seconds=60 * args.save_minutes,
             save_epoch=keep_epoch if first else lambda: None,
-            save_within=keep_within if first else lambda: None,
-            check=processes.agreed(stop),
+            save_partial_epoch=save_partial_epoch if first else lambda: None,
+            check=processes.any_rank_stopped(stop),
             scorer=scorer,
-            look_every=1 if device.type == "cpu" else STEPS_BETWEEN_LOOKS,
+            sync_every=1 if device.type == "cpu" else STEPS_BETWEEN_SYNCS,
             processes=processes,
         )
     except Stopped:
@@ -532,7 +534,7 @@ def steps(
             for name in MACHINE
             if name in typed
         )
-        say(folder.way_on(run, processes.command, typed_here))
+        say(folder.resume_hint(run, processes.command, typed_here))
         raise
     return 0
 

@@ -1,8 +1,8 @@
-"""Pictures per second by batch size, in training and in scoring, and the memory of the device.
+"""Images per second by batch size, in training and in scoring, and the memory of the device.
 
 python -m benchmarks.batches --json batches.json
 
-Random pictures of 224 px, on the device where that is CUDA, and once sent from the host's memory;
+Random images of 224 px, on the device where that is CUDA, and once sent from the host's memory;
 stage 1 from pretrained weights (stem and first layer frozen) and from scratch (everything trains).
 """
 
@@ -26,7 +26,7 @@ from chestxray.runtime.cli import number
 from chestxray.runtime.device import computes_in_bf16, pick_device
 from chestxray.training.losses import FocalLoss
 from chestxray.training.run import Run
-from chestxray.training.trainer import STEPS_BETWEEN_LOOKS, train_one_epoch
+from chestxray.training.trainer import STEPS_BETWEEN_SYNCS, train_one_epoch
 
 DEVICE = pick_device("auto")
 
@@ -34,29 +34,29 @@ DEVICE = pick_device("auto")
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     at_least = number(int, BATCH, math.inf, f"a whole number, at least {BATCH}")
-    parser.add_argument("--pictures", type=at_least, default=256, metavar="N", help="an epoch")
+    parser.add_argument("--images", type=at_least, default=256, metavar="N", help="an epoch")
     parser.add_argument("--batches", type=at_least, nargs="+", default=[32, 64], metavar="N")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures there")
     args = parser.parse_args()
     print(described(machine()))
     resident = DEVICE.type == "cuda"
-    data = random_pictures(args.pictures, resident)
+    data = random_images(args.images, resident)
     found = []
     for batch_size in args.batches:
         for scratch in (False, True):
             found.append(training(data, batch_size, scratch))
         found.append(scoring(data, batch_size))
     if resident:
-        sent = random_pictures(args.pictures, resident=False)
+        sent = random_images(args.images, resident=False)
         found.append({**training(sent, args.batches[0], scratch=False), "sent": True})
     for row in found:
         print(", ".join(f"{name} {value}" for name, value in row.items()))
     if args.json:
-        content = {"machine": machine(), "pictures": args.pictures, "found": found}
+        content = {"machine": machine(), "images": args.images, "found": found}
         args.json.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
-def random_pictures(count: int, resident: bool) -> ChestDataset:
+def random_images(count: int, resident: bool) -> ChestDataset:
     rng = np.random.default_rng(0)
     names = np.array([f"{index:08d}_000.png" for index in range(count)], dtype=object)
     pixels = rng.integers(256, size=(count, SIZE, SIZE), dtype=np.uint8)
@@ -76,7 +76,7 @@ def training(data: ChestDataset, batch_size: int, scratch: bool) -> dict[str, An
     _start_of_peak()
     network = network_of(scratch)
     optimizer = torch.optim.Adam(network.trainable_parameters(), lr=1e-4, fused=True)
-    features = Features(data, network.frozen_part())
+    features = Features(data, network.frozen_stem())
     order = np.random.default_rng(0).permutation(len(data))
     for indices in (order[: 2 * batch_size], order):
         run = Run("benchmark", stage=1, lr=1e-4, epochs_done=0, epochs_planned=1)
@@ -89,7 +89,7 @@ def training(data: ChestDataset, batch_size: int, scratch: bool) -> dict[str, An
             indices,
             batch_size,
             run,
-            look_every=1 if DEVICE.type == "cpu" else STEPS_BETWEEN_LOOKS,
+            sync_every=1 if DEVICE.type == "cpu" else STEPS_BETWEEN_SYNCS,
         )
         if DEVICE.type == "cuda":
             torch.cuda.synchronize()
@@ -99,9 +99,9 @@ def training(data: ChestDataset, batch_size: int, scratch: bool) -> dict[str, An
 
 
 def scoring(data: ChestDataset, batch_size: int) -> dict[str, Any]:
-    """Of all pictures, the second time."""
+    """Of all images, the second time."""
     _start_of_peak()
-    whole = network_of(scratch=True).trained_part()  # nothing is frozen
+    whole = network_of(scratch=True).folded_head()  # nothing is frozen
     for _ in range(2):
         began = time.perf_counter()
         predict(whole, data, batch_size, "scoring")
@@ -114,8 +114,8 @@ def _start_of_peak() -> None:
         torch.cuda.reset_peak_memory_stats()
 
 
-def _figures(pictures: int, seconds: float) -> dict[str, Any]:
-    found: dict[str, Any] = {"pictures_per_second": round(pictures / seconds, 1)}
+def _figures(images: int, seconds: float) -> dict[str, Any]:
+    found: dict[str, Any] = {"images_per_second": round(images / seconds, 1)}
     if DEVICE.type == "cuda":
         found["peak_gigabytes"] = round(torch.cuda.max_memory_allocated() / 1e9, 2)
     return found

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from benchmarks.race import BATCH, SIZE, Lap, Track
-from chestxray.data.cache import load_pictures
+from chestxray.data.cache import load_images
 from chestxray.data.dataset import ChestDataset
 from chestxray.evaluation.predict import predict
 from chestxray.models import resnet
@@ -15,7 +15,7 @@ from chestxray.models.features import Features
 from chestxray.runtime import device, memory
 from chestxray.training.losses import FocalLoss
 from chestxray.training.run import Run
-from chestxray.training.trainer import STEPS_BETWEEN_LOOKS, train_one_epoch
+from chestxray.training.trainer import STEPS_BETWEEN_SYNCS, train_one_epoch
 
 DEVICE = device.pick_device("auto")
 
@@ -28,23 +28,23 @@ def stage_1() -> tuple[resnet.ChestResNet, torch.optim.Optimizer]:
 
 
 def loaded(track: Track, cache: Path) -> ChestDataset:
-    pictures = load_pictures(track.paths, SIZE, track.source, cache, workers=2)
+    images = load_images(track.paths, SIZE, track.source, cache, workers=2)
     names = np.array([Path(path).name for path in track.paths], dtype=object)
     resident = DEVICE.type == "cuda"
     return ChestDataset(
-        names, pictures.pixels, pictures.slots, track.targets, DEVICE, resident=resident
+        names, images.pixels, images.cache_index, track.targets, DEVICE, resident=resident
     )
 
 
 def training(track: Track) -> Lap:
     network, optimizer = stage_1()
-    dataset = Features(loaded(track, track.scratch / "cache"), network.frozen_part())
+    dataset = Features(loaded(track, track.scratch / "cache"), network.frozen_stem())
     return lambda: epoch(network, optimizer, dataset)
 
 
 def first_epoch(track: Track) -> Lap:
     network, optimizer = stage_1()
-    frozen = network.frozen_part()
+    frozen = network.frozen_stem()
     numbers = itertools.count()
 
     def lap() -> int:
@@ -57,16 +57,16 @@ def first_epoch(track: Track) -> Lap:
 def epoch(network: resnet.ChestResNet, optimizer: torch.optim.Optimizer, dataset: Features) -> int:
     run = Run("benchmark", stage=1, lr=1e-4, epochs_done=0, epochs_planned=1)
     order = np.random.default_rng(0).permutation(len(dataset))
-    look_every = 1 if DEVICE.type == "cpu" else STEPS_BETWEEN_LOOKS
+    sync_every = 1 if DEVICE.type == "cpu" else STEPS_BETWEEN_SYNCS
     train_one_epoch(
-        network, FocalLoss(), optimizer, dataset, order, BATCH, run, look_every=look_every
+        network, FocalLoss(), optimizer, dataset, order, BATCH, run, sync_every=sync_every
     )
-    return run.pictures_done
+    return run.images_done
 
 
 def training_ceiling(track: Track) -> Lap:
     network, optimizer = stage_1()
-    frozen, criterion = network.frozen_part(), FocalLoss()
+    frozen, criterion = network.frozen_stem(), FocalLoss()
     images = one_batch()
     targets = torch.from_numpy(track.targets[:BATCH]).float().to(DEVICE)
     steps = len(track.paths) // BATCH
@@ -88,11 +88,11 @@ def one_batch() -> torch.Tensor:
     return images.to(DEVICE)
 
 
-def whole_network() -> resnet.Constant:
+def whole_network() -> resnet.FoldedNetwork:
     memory.reuse_freed_memory()
     network = resnet.build_model(15, seed=0).to(DEVICE)
     network.bf16 = device.computes_in_bf16(DEVICE)
-    return network.trained_part()
+    return network.folded_head()
 
 
 def evaluation(track: Track) -> Lap:

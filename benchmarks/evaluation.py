@@ -2,7 +2,7 @@
 
 python -m benchmarks.evaluation --json evaluation.json
 
-(a) plain: benchmarks/plain.py. (b) project: predict on the decoded pictures of a warm cache.
+(a) plain: benchmarks/plain.py. (b) project: predict on the decoded images of a warm cache.
 (c) ceiling: the same network and precision on one batch that lies in memory.
 """
 
@@ -14,7 +14,7 @@ def main() -> None:
     from benchmarks import contestants, plain
     from benchmarks.race import arguments, race, ratio, report
 
-    args = arguments(__doc__, pictures=256)
+    args = arguments(__doc__, images=256)
     found = race(
         {
             "plain": plain.evaluation,

@@ -1,10 +1,10 @@
-"""What grows with the pictures and the epochs, and how long 112,120 take to the first batch.
+"""What grows with the images and the epochs, and how long 112,120 take to the first batch.
 
 python -m benchmarks.growth --json growth.json
 
-Epochs of 1,000, 4,000 and 16,000 drawn pictures of 64 px, of the whole network; memory after some
-epochs of a run. The start with all pictures runs main.py itself, batch 32 at 224 px, on empty
-picture files and a cache that says it holds them (a sparse file), until its first checkpoint.
+Epochs of 1,000, 4,000 and 16,000 drawn images of 64 px, of the whole network; memory after some
+epochs of a run. The start with all images runs main.py itself, batch 32 at 224 px, on empty
+image files and a cache that says it holds them (a sparse file), until its first checkpoint.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.race import described, machine
-from benchmarks.tables import made, make_pictures, released
+from benchmarks.tables import made, make_images, released
 from chestxray.data.cache import cache_file
 from chestxray.data.entries import TEST_LIST, TRAIN_VAL_LIST
 from chestxray.data.tables import read_table
@@ -61,7 +61,7 @@ def start(folder: Path) -> dict[str, float]:
     data, cache, out = folder / "data", folder / "cache", folder / "out"
     cache.mkdir(parents=True)
     table, lists, _ = released() or made(folder)
-    make_pictures(data, read_table(table).rows["image"].tolist())
+    make_images(data, read_table(table).rows["image"].tolist())
     for source in (table, lists / TEST_LIST, lists / TRAIN_VAL_LIST):
         shutil.copy(source, data)
     pixels = cache_file(cache, 224, data)
@@ -83,16 +83,16 @@ def start(folder: Path) -> dict[str, float]:
     if process.returncode != 128 + signal.SIGTERM:
         raise RuntimeError((folder / "log").read_text(encoding="utf-8"))
     print(
-        f"{len(names):,} pictures: {seconds:.1f} s to the first batch and its checkpoint "
+        f"{len(names):,} images: {seconds:.1f} s to the first batch and its checkpoint "
         f"(promised: under {PROMISED_START:g} s), {(private - MODEL) / 1e9:.2f} GB of private "
         f"memory beside the model (promised: under {PROMISED_MEMORY:g} GB)",
         flush=True,
     )
-    return {"pictures": len(names), "seconds": seconds, "private_bytes": private}
+    return {"images": len(names), "seconds": seconds, "private_bytes": private}
 
 
 def epochs(folder: Path, count: int) -> dict[str, Any]:
-    """Seconds of the epochs of a run, per picture that it trains on."""
+    """Seconds of the epochs of a run, per image that it trains on."""
     draw_dataset(folder / "data", n=count, size=SIDE)
     words = ("--size", SIDE, "--epochs", 3, "--max-per-class", 0, "--output-dir", folder / "out")
     subprocess.run(
@@ -103,13 +103,13 @@ def epochs(folder: Path, count: int) -> dict[str, Any]:
     )
     lines = (folder / "out" / "log.jsonl").read_text(encoding="utf-8").splitlines()
     records = [json.loads(line) for line in lines]
-    times = [1000 * record["seconds"] / record["pictures"] for record in records]
+    times = [1000 * record["seconds"] / record["images"] for record in records]
     print(
-        f"{records[0]['pictures']:>6,} pictures an epoch: {statistics.median(times):.2f} "
-        f"({min(times):.2f}-{max(times):.2f}) ms a picture, validation included",
+        f"{records[0]['images']:>6,} images an epoch: {statistics.median(times):.2f} "
+        f"({min(times):.2f}-{max(times):.2f}) ms a image, validation included",
         flush=True,
     )
-    return {"pictures": records[0]["pictures"], "milliseconds": times}
+    return {"images": records[0]["images"], "milliseconds": times}
 
 
 def memory(folder: Path) -> dict[str, int]:

@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 from scipy.stats import norm
 
-from benchmarks.resplits import PATIENTS, PICTURES, made
+from benchmarks.resplits import IMAGES, PATIENTS, made
 from benchmarks.tables import released
-from chestxray.conformal.calibrate import Choices, Rows, calibrate
+from chestxray.conformal.calibrate import Config, Rows, calibrate
 from chestxray.conformal.metrics import prediction_sets, realised
 from chestxray.conformal.resplits import cut_patients
 from chestxray.data.entries import TEST_LIST, read_names
@@ -38,7 +38,7 @@ def main() -> None:
     args = parser.parse_args()
 
     targets, patients, source = labels()
-    print(f"{len(targets):,} pictures of {len(np.unique(patients)):,} patients, {source}")
+    print(f"{len(targets):,} images of {len(np.unique(patients)):,} patients, {source}")
     print(f"{'AUC':>5} {'asked':<10}" + "".join(f"{name:>8}" for name in FIGURES))
     found = []
     for area in AREAS:
@@ -56,7 +56,7 @@ def labels() -> tuple[np.ndarray, np.ndarray, str]:
     """(N, 15) labels and (N,) patients of the official test list, and what to call them."""
     there = released()
     if there is None:
-        rows = made(PICTURES, PATIENTS, seed=0)
+        rows = made(IMAGES, PATIENTS, seed=0)
         return rows.targets, rows.patients, "drawn labels"
     table, lists, _ = there
     rows = read_table(table).rows
@@ -77,7 +77,7 @@ def cost(
     targets: np.ndarray, patients: np.ndarray, area: float, risk: str, alpha: str
 ) -> dict[str, float] | None:
     """Means of the realised figures over the draws; None where one certifies nothing."""
-    choices = Choices(risk=risk, method="crc" if risk == "fnr" else "ltt")
+    choices = Config(risk=risk, method="crc" if risk == "fnr" else "ltt")
     names, codes = np.unique(patients, return_inverse=True)
     found = []
     for seed in range(DRAWS):

@@ -18,7 +18,7 @@ DEVICE = pick_device("auto")
 
 
 class PlainDataset(Dataset):
-    """Picture files and their targets."""
+    """Image files and their targets."""
 
     def __init__(self, paths: list[str], targets: np.ndarray) -> None:
         self.paths, self.targets = paths, torch.from_numpy(targets).float()
@@ -63,7 +63,7 @@ def training(track: Track) -> Lap:
 
 
 def evaluation(track: Track) -> Lap:
-    """Scores of every picture."""
+    """Scores of every image."""
     model = resnet50(num_classes=track.targets.shape[1]).to(DEVICE).eval()
     loader = DataLoader(PlainDataset(track.paths, track.targets), BATCH)
 

@@ -2,9 +2,9 @@
 
 python -m benchmarks.precision --json precision.json
 
-Runs main.py on drawn pictures. Compared are the mean validation AUC over the findings, of training
+Runs main.py on drawn images. Compared are the mean validation AUC over the findings, of training
 at 64 px, and for a checkpoint of 64 px and one of the recipe's 224 px each class's AUC over all
-pictures, with the scores that it comes from.
+images, with the scores that it comes from.
 """
 
 import argparse
@@ -30,14 +30,14 @@ MOST_AUC = 0.003  # promised: largest difference of a class's AUC between the pr
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--pictures", type=int, default=1600, metavar="N")
+    parser.add_argument("--images", type=int, default=1600, metavar="N")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures there")
     args = parser.parse_args()
     print(described(machine()))
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         for size in SIZES:
-            draw_dataset(folder / f"data{size}", n=args.pictures, size=size)
+            draw_dataset(folder / f"data{size}", n=args.images, size=size)
         aucs = {
             precision: [trained(folder, precision, seed, SIZES[0]) for seed in SEEDS]
             for precision in ("fp32", "bf16")
@@ -88,7 +88,7 @@ def trained(folder: Path, precision: str, seed: int, size: int) -> float:
 
 
 def compared(folder: Path, size: int) -> dict[str, float]:
-    """Largest differences between both precisions when one checkpoint scores all pictures."""
+    """Largest differences between both precisions when one checkpoint scores all images."""
     out = output(folder, "bf16", SEEDS[0], size)
     aucs, scores = [], []
     for precision in ("fp32", "bf16"):

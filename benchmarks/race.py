@@ -34,7 +34,7 @@ SIZE, BATCH = 224, 32
 
 @dataclass
 class Track:
-    """What every contestant gets: picture files, their targets (n, 15), and a scratch folder."""
+    """What every contestant gets: image files, their targets (n, 15), and a scratch folder."""
 
     paths: list[str]
     targets: np.ndarray
@@ -42,16 +42,16 @@ class Track:
     scratch: Path
 
 
-Lap = Callable[[], int]  # works once, and returns how many pictures it did
+Lap = Callable[[], int]  # works once, and returns how many images it did
 
 
-def arguments(doc: str | None, pictures: int) -> argparse.Namespace:
+def arguments(doc: str | None, images: int) -> argparse.Namespace:
     """The command line of a race."""
     parser = argparse.ArgumentParser(description=(doc or "").partition("\n")[0])
-    parser.add_argument("--data_path", type=Path, help="instead of drawn 1024 px pictures")
+    parser.add_argument("--data_path", type=Path, help="instead of drawn 1024 px images")
     batches = number(int, BATCH, math.inf, f"a whole number, at least a batch of {BATCH}")
     rounds = number(int, 1, math.inf, "a whole number, at least 1")
-    parser.add_argument("--pictures", type=batches, default=pictures, metavar="N", help="a lap")
+    parser.add_argument("--images", type=batches, default=images, metavar="N", help="a lap")
     parser.add_argument("--rounds", type=rounds, default=5, metavar="N")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures there")
     return parser.parse_args()
@@ -60,13 +60,13 @@ def arguments(doc: str | None, pictures: int) -> argparse.Namespace:
 def race(
     contestants: Mapping[str, Callable[[Track], Lap]], args: argparse.Namespace
 ) -> dict[str, dict[str, Any]]:
-    """Pictures per second of each contestant in each round, and its peak memory in MiB."""
+    """Images per second of each contestant in each round, and its peak memory in MiB."""
     with tempfile.TemporaryDirectory() as name:
         scratch = Path(name)
         source = args.data_path or scratch / "drawn"
         if args.data_path is None:
-            draw_dataset(source, args.pictures, size=1024)
-        rows = read_entries(source).rows.head(args.pictures)
+            draw_dataset(source, args.images, size=1024)
+        rows = read_entries(source).rows.head(args.images)
         track = Track(rows["path"].tolist(), rows[list(CLASSES)].to_numpy(), source, scratch)
         context = multiprocessing.get_context("spawn")
         lanes, processes = {}, []
@@ -95,7 +95,7 @@ def _raced(lanes: Mapping[str, Connection], rounds: int) -> dict[str, dict[str, 
     found = {}
     for label, lane in lanes.items():
         lane.send("end")
-        found[label] = {"pictures_per_second": speeds[label], "peak_mebibytes": lane.recv()}
+        found[label] = {"images_per_second": speeds[label], "peak_mebibytes": lane.recv()}
     return found
 
 
@@ -106,9 +106,9 @@ def _lane(prepare: Callable[[Track], Lap], track: Track, pipe: Connection) -> No
     pipe.send("ready")
     while pipe.recv() == "go":
         start = time.perf_counter()
-        pictures = lap()
+        images = lap()
         _wait_for_device()
-        pipe.send(pictures / (time.perf_counter() - start))
+        pipe.send(images / (time.perf_counter() - start))
     pipe.send(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 
 
@@ -119,7 +119,7 @@ def _wait_for_device() -> None:
 
 def ratio(found: dict[str, dict[str, Any]], above: str, below: str) -> dict[str, float]:
     """Median and range of the ratios within the rounds."""
-    pairs = [found[label]["pictures_per_second"] for label in (above, below)]
+    pairs = [found[label]["images_per_second"] for label in (above, below)]
     ratios = [first / second for first, second in zip(*pairs, strict=True)]
     return {"median": statistics.median(ratios), "min": min(ratios), "max": max(ratios)}
 
@@ -155,12 +155,12 @@ def report(
     """Print the figures, and write them down where asked; ratios by their key in the JSON."""
     where = machine()
     print(described(where))
-    print(f"{args.pictures} pictures a lap, {args.rounds} rounds; median (range)")
+    print(f"{args.images} images a lap, {args.rounds} rounds; median (range)")
     for label, figures in found.items():
-        speeds = figures["pictures_per_second"]
+        speeds = figures["images_per_second"]
         print(
             f"{label:<28} {statistics.median(speeds):6.1f} ({min(speeds):.1f}-{max(speeds):.1f}) "
-            f"pictures/s, peak {figures['peak_mebibytes']:,.0f} MiB"
+            f"images/s, peak {figures['peak_mebibytes']:,.0f} MiB"
         )
     for key, values in ratios.items():
         print(

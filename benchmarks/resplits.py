@@ -2,7 +2,7 @@
 
 python -m benchmarks.resplits --json resplits.json
 
-The scores are made: 25,596 pictures of 2,797 patients, 15 classes. Each method runs in a process of
+The scores are made: 25,596 images of 2,797 patients, 15 classes. Each method runs in a process of
 its own, so that the peak memory is its own; one core, as far as the libraries heed it. MAPIE
 searches a grid of 100 thresholds in a Python loop. LTT is measured with our 1,000 thresholds, as in
 the command, and with MAPIE's 100; CRC needs no grid. Ratios are medians over pairs that are run
@@ -32,11 +32,11 @@ from chestxray.conformal import (  # noqa: E402
     false_discovery_rates,
     ltt_thresholds,
 )
-from chestxray.conformal.calibrate import Choices, Rows  # noqa: E402
+from chestxray.conformal.calibrate import Config, Rows  # noqa: E402
 from chestxray.conformal.resplits import resplit  # noqa: E402
 
-PICTURES, PATIENTS, CLASSES, TIMES = 25_596, 2_797, 15, 1_000
-MOST = 184  # pictures of one patient in the official test list
+IMAGES, PATIENTS, CLASSES, TIMES = 25_596, 2_797, 15, 1_000
+MOST = 184  # images of one patient in the official test list
 N_MAPIE, REPEATS, ALPHA, DELTA = 2_000, 5, {"crc": "0.1", "rcps": "0.1", "ltt": "0.5"}, 0.1
 SECONDS = {"crc": 10.0, "ltt": 10.0, "rcps": 60.0}  # promised at most
 MEBIBYTES = 1024.0  # promised at most
@@ -49,7 +49,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures there")
     args = parser.parse_args()
 
-    print(f"{TIMES:,} re-splits by patient: {PICTURES:,} x {CLASSES}, {PATIENTS:,} patients")
+    print(f"{TIMES:,} re-splits by patient: {IMAGES:,} x {CLASSES}, {PATIENTS:,} patients")
     resplits = {method: in_a_process(method) for method in SECONDS}
     for method, figure in resplits.items():
         print(
@@ -68,7 +68,7 @@ def main() -> None:
         )
     if args.json:
         report = {
-            "pictures": PICTURES,
+            "images": IMAGES,
             "patients": PATIENTS,
             "classes": CLASSES,
             "times": TIMES,
@@ -80,13 +80,13 @@ def main() -> None:
         args.json.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
 
 
-def made(pictures: int, patients: int, seed: int) -> Rows:
-    """Scores of AUC near 0.74 with a positive class in every picture."""
+def made(images: int, patients: int, seed: int) -> Rows:
+    """Scores of AUC near 0.74 with a positive class in every image."""
     rng = np.random.default_rng(seed)
-    extra = np.minimum(rng.geometric(patients / pictures, size=10 * patients), MOST - 1)
+    extra = np.minimum(rng.geometric(patients / images, size=10 * patients), MOST - 1)
     sizes = np.ones(patients, dtype=int)
-    for place, more in enumerate(extra):  # until all pictures have a patient
-        left = pictures - sizes.sum()
+    for place, more in enumerate(extra):  # until all images have a patient
+        left = images - sizes.sum()
         sizes[place % patients] += min(more, left, MOST - sizes[place % patients])
     whose = np.repeat(np.arange(patients), sizes)
     n = len(whose)
@@ -107,9 +107,9 @@ def in_a_process(method: str) -> dict[str, float]:
 
 def resplits_of(method: str) -> dict[str, float]:
     """Seconds and peak memory of the whole process of all re-splits by one method."""
-    rows = made(PICTURES, PATIENTS, seed=0)
+    rows = made(IMAGES, PATIENTS, seed=0)
     risk = "fdr" if method == "ltt" else "fnr"
-    choices = Choices(risk=risk, method=method, delta=DELTA, resplits=TIMES)
+    choices = Config(risk=risk, method=method, delta=DELTA, resplits=TIMES)
     start = time.perf_counter()
     risks, _ = resplit(rows, ALPHA[method], choices)
     seconds = time.perf_counter() - start
@@ -137,7 +137,7 @@ def against_mapie() -> dict[str, dict[str, float]]:
 
     def ltt(grid: np.ndarray) -> Callable[[], object]:
         def search() -> object:
-            # The mean over pictures is the loss of one unit that has them all.
+            # The mean over images is the loss of one unit that has them all.
             risks = false_discovery_rates(targets, scores, 0 * codes, 1.0, grid)[0]
             return ltt_thresholds(risks, N_MAPIE, float(ALPHA["ltt"]), DELTA, "holm", True)
 

@@ -1,8 +1,8 @@
-"""What keeping an epoch costs, as a share of a stage-1 epoch of 1,000 pictures at 224 pixels.
+"""What keeping an epoch costs, as a share of a stage-1 epoch of 1,000 images at 224 pixels.
 
 python -m benchmarks.saving --json saving.json
 
-An epoch trains on as many drawn pictures as asked for, each of them from the decoded cache, and its
+An epoch trains on as many drawn images as asked for, each of them from the decoded cache, and its
 seconds are taken times 1,000 over that number. Kept are a checkpoint with the moments of Adam, the
 log, the curves, last.pth and best.pth, into a temporary folder.
 """
@@ -23,13 +23,13 @@ from chestxray.phantom import draw_dataset
 from chestxray.training.run import Run
 from chestxray.training.run_folder import RunFolder
 
-EPOCH = 1000  # pictures
+EPOCH = 1000  # images
 PROMISED = 0.03  # of the epoch, at most
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--pictures", type=int, default=256, metavar="N", help="trained on")
+    parser.add_argument("--images", type=int, default=256, metavar="N", help="trained on")
     parser.add_argument("--rounds", type=int, default=5, metavar="N")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures there")
     args = parser.parse_args()
@@ -37,18 +37,18 @@ def main() -> None:
     print("{cores} cores of {cpu}, torch {torch}, {date}".format(**where))
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        draw_dataset(folder / "data", args.pictures, size=256)
+        draw_dataset(folder / "data", args.images, size=256)
         rows = read_entries(folder / "data").rows
         targets = rows[list(CLASSES)].to_numpy()
         lap = training(Track(rows["path"].tolist(), targets, folder / "data", folder))
         lap()
-        epochs = [EPOCH / args.pictures * seconds(lap) for _ in range(args.rounds)]
+        epochs = [EPOCH / args.images * seconds(lap) for _ in range(args.rounds)]
         saves, size = saved(folder / "out", args.rounds)
     shares = [save / epoch for save, epoch in zip(saves, epochs, strict=True)]
     share = statistics.median(shares)
     print(
-        f"epoch of {EPOCH:,} pictures: {statistics.median(epochs):.1f} s "
-        f"({min(epochs):.1f}-{max(epochs):.1f}), from {args.pictures}"
+        f"epoch of {EPOCH:,} images: {statistics.median(epochs):.1f} s "
+        f"({min(epochs):.1f}-{max(epochs):.1f}), from {args.images}"
     )
     print(
         f"keeping it: {statistics.median(saves):.2f} s ({min(saves):.2f}-{max(saves):.2f}), "

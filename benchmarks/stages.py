@@ -2,7 +2,7 @@
 
 python -m benchmarks.stages --json stages.json
 
-The pictures are random: what they show does not change the work. From stage 2 on the frozen
+The images are random: what they show does not change the work. From stage 2 on the frozen
 layers' maps are kept, as from the second epoch of such a stage; the filling is timed beside.
 """
 
@@ -35,20 +35,20 @@ PROMISED = {2: 1.4, 3: 3.5, 4: 50.0}  # times as fast as an epoch of stage 1, at
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--pictures", type=int, default=4000, metavar="N", help="a tenth validates")
+    parser.add_argument("--images", type=int, default=4000, metavar="N", help="a tenth validates")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures there")
     args = parser.parse_args()
     rng = np.random.default_rng(0)
-    pixels = rng.integers(256, size=(args.pictures, SIZE, SIZE), dtype=np.uint8)
-    targets = (rng.uniform(size=(args.pictures, len(CLASSES))) < 0.1).astype(np.uint8)
-    validation = np.arange(args.pictures) % 10 == 0
+    pixels = rng.integers(256, size=(args.images, SIZE, SIZE), dtype=np.uint8)
+    targets = (rng.uniform(size=(args.images, len(CLASSES))) < 0.1).astype(np.uint8)
+    validation = np.arange(args.images) % 10 == 0
 
     resident = DEVICE.type == "cuda"
 
     def part(rows: np.ndarray) -> ChestDataset:
-        slots = np.flatnonzero(rows)
-        names = np.array([f"{slot:08d}_000.png" for slot in slots], dtype=object)
-        return ChestDataset(names, pixels, slots, targets[slots], DEVICE, resident)
+        cache_index = np.flatnonzero(rows)
+        names = np.array([f"{slot:08d}_000.png" for slot in cache_index], dtype=object)
+        return ChestDataset(names, pixels, cache_index, targets[cache_index], DEVICE, resident)
 
     print(described(machine()))
     found: dict[int, dict[str, Any]] = {}
@@ -63,7 +63,7 @@ def main() -> None:
             line += f"; filling {found[stage]['filling']:.1f} s: {found[stage]['kept']}"
         print(line, flush=True)
     if args.json:
-        content = {"machine": machine(), "pictures": args.pictures, "stages": found}
+        content = {"machine": machine(), "images": args.images, "stages": found}
         args.json.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
@@ -73,7 +73,7 @@ def timed(stage: int, train_set: ChestDataset, val_set: ChestDataset) -> dict[st
     network.bf16 = computes_in_bf16(DEVICE)
     network.set_trainable(resnet.STAGES[stage])
     optimizer = torch.optim.Adam(network.trainable_parameters(), lr=1e-4, fused=True)
-    frozen = network.frozen_part()
+    frozen = network.frozen_stem()
     train_features, val_features = Features(train_set, frozen), Features(val_set, frozen)
     start = time.perf_counter()
     parts = [train_features, val_features]
@@ -99,10 +99,10 @@ def timed(stage: int, train_set: ChestDataset, val_set: ChestDataset) -> dict[st
             order_of=lambda epoch: epoch_order(train_set.targets, 0, epoch, 10000),
             save_seconds=600,
             save_epoch=save,
-            save_within=lambda: folder.save_within(run, network, optimizer),
+            save_partial_epoch=lambda: folder.save_partial_epoch(run, network, optimizer),
             check=lambda: None,
-            scorer=network.trained_part,
-            look_every=1 if DEVICE.type == "cpu" else trainer.STEPS_BETWEEN_LOOKS,
+            scorer=network.folded_head,
+            sync_every=1 if DEVICE.type == "cpu" else trainer.STEPS_BETWEEN_SYNCS,
         )
     epochs = [end - begin for begin, end in zip([filled, *ends], ends, strict=False)]
     return {"epochs": epochs, "filling": filled - start, "kept": kept}

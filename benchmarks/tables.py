@@ -1,9 +1,9 @@
-"""How long tables, lists, split and the search for pictures take at the size of the whole NIH set.
+"""How long tables, lists, split and the search for images take at the size of the whole NIH set.
 
 python -m benchmarks.tables --json tables.json
 
 The released table and lists are read from ../shared where they are; else some of their size are
-made. The picture files are empty: what is timed is finding and matching them, not decoding.
+made. The image files are empty: what is timed is finding and matching them, not decoding.
 """
 
 import argparse
@@ -19,8 +19,8 @@ import numpy as np
 from chestxray.data.entries import (
     TEST_LIST,
     TRAIN_VAL_LIST,
-    find_pictures,
-    match_pictures,
+    find_images,
+    match_images,
     read_lists,
 )
 from chestxray.data.splits import draw_split
@@ -28,10 +28,10 @@ from chestxray.data.tables import read_table, read_tables
 from chestxray.labels import CLASSES
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
-PICTURES, PATIENTS, TEST_PATIENTS = 112_120, 30_805, 2_797
+IMAGES, PATIENTS, TEST_PATIENTS = 112_120, 30_805, 2_797
 FOLDERS = 12  # images_001/images to images_012/images, as Kaggle unpacks
 REPEATS = 5
-PROMISES = {"table, lists and split": 2.0, "finding and matching pictures": 5.0}  # seconds
+PROMISES = {"table, lists and split": 2.0, "finding and matching images": 5.0}  # seconds
 
 
 def main() -> None:
@@ -44,11 +44,11 @@ def main() -> None:
         folder = Path(name)
         table, lists, source = released() or made(folder)
         rows = read_table(table).rows
-        make_pictures(folder / "data", rows["image"].tolist())
+        make_images(folder / "data", rows["image"].tolist())
         seconds = {
             "table, lists and split": timed(lambda: read_and_split(table, lists)),
-            "finding and matching pictures": timed(
-                lambda: match_pictures(rows, find_pictures(folder / "data"), folder / "data")
+            "finding and matching images": timed(
+                lambda: match_images(rows, find_images(folder / "data"), folder / "data")
             ),
         }
 
@@ -75,12 +75,12 @@ def released() -> tuple[Path, Path, str] | None:
 def made(folder: Path) -> tuple[Path, Path, str]:
     """A table and lists of the same size, written into a folder."""
     rng = np.random.default_rng(0)
-    # Every patient has a picture; the others fall on patients at random.
-    extra = rng.integers(1, PATIENTS + 1, size=PICTURES - PATIENTS)
+    # Every patient has a image; the others fall on patients at random.
+    extra = rng.integers(1, PATIENTS + 1, size=IMAGES - PATIENTS)
     patients = np.sort(np.concatenate([np.arange(1, PATIENTS + 1), extra]))
-    numbers = np.arange(PICTURES) - np.searchsorted(patients, patients)
+    numbers = np.arange(IMAGES) - np.searchsorted(patients, patients)
     names = [f"{p:08d}_{n:03d}.png" for p, n in zip(patients, numbers, strict=True)]
-    labels = rng.choice(CLASSES, size=PICTURES)
+    labels = rng.choice(CLASSES, size=IMAGES)
     lines = [
         f"{name},{label},{n:03d},{p:08d},058Y,M,PA,2682,2749,0.143,0.143\n"
         for name, label, n, p in zip(names, labels, numbers, patients, strict=True)
@@ -98,7 +98,7 @@ def made(folder: Path) -> tuple[Path, Path, str]:
     return table, folder, "a made table and lists"
 
 
-def make_pictures(folder: Path, names: list[str]) -> None:
+def make_images(folder: Path, names: list[str]) -> None:
     """Empty files of these names, spread over the folders of the Kaggle layout."""
     share = -(-len(names) // FOLDERS)
     for number in range(FOLDERS):
@@ -109,7 +109,7 @@ def make_pictures(folder: Path, names: list[str]) -> None:
 
 
 def read_and_split(table: Path, lists: Path) -> None:
-    """From the files to the part of every picture."""
+    """From the files to the part of every image."""
     rows = read_tables([table]).rows
     draw_split(rows, read_lists(lists, rows["image"]), seed=0)
 

@@ -2,7 +2,7 @@
 
 python -m benchmarks.training --json training.json
 
-(a) plain: benchmarks/plain.py. (b) project: the decoded pictures from a warm cache, gathered,
+(a) plain: benchmarks/plain.py. (b) project: the decoded images from a warm cache, gathered,
 through the frozen part, trained on by train_one_epoch; and the first epoch, with the decoding
 into a new cache. (c) ceiling: the same network and precision, step after step on one batch that
 lies in memory, with backward and optimizer.
@@ -20,7 +20,7 @@ def main() -> None:
     from benchmarks import contestants, plain
     from benchmarks.race import arguments, race, ratio, report
 
-    args = arguments(__doc__, pictures=256)
+    args = arguments(__doc__, images=256)
     found = race(
         {
             "plain": plain.training,

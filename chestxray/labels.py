@@ -26,7 +26,7 @@ CLASSES = (
     "Pneumothorax",
 )
 NO_FINDING = "No Finding"
-HERNIA = "Hernia"  # the rarest finding: 227 of 112,120 pictures, never held back by the cap
+HERNIA = "Hernia"  # the rarest finding: 227 of 112,120 images, never held back by the cap
 FINDINGS = tuple(name for name in CLASSES if name != NO_FINDING)
 
 
@@ -75,7 +75,7 @@ def encode(text: str) -> np.ndarray:
     """
     names = {canonical(label) for label in split_labels(text)}
     if not names:
-        raise ValueError('no label; a picture without findings is labelled "No Finding"')
+        raise ValueError('no label; a image without findings is labelled "No Finding"')
     if NO_FINDING in names and len(names) > 1:
         raise ValueError(f"{text!r} contradicts itself: {NO_FINDING} beside a finding")
     return np.array([name in names for name in CLASSES], dtype=np.uint8)

@@ -1,4 +1,4 @@
-"""Drawn chest pictures in the NIH ChestX-ray14 layout, for the demo and the tests.
+"""Drawn chest images in the NIH ChestX-ray14 layout, for the demo and the tests.
 
     python -m chestxray.phantom DIR --n 1000
 
@@ -16,15 +16,15 @@ import pandas as pd
 from PIL import Image
 
 from chestxray.labels import CLASSES, FINDINGS, NO_FINDING, decode
-from chestxray.runtime.cli import Parser, QuietStreams
+from chestxray.runtime.cli import Parser, PipeSafeStreams
 from chestxray.runtime.files import whole_file
 
 NO_FINDING_SHARE = 0.5  # the NIH set has 0.54; the raised rare findings take the rest
-TEST_SHARE = 0.25  # of the patients; the official list has 0.23 of the pictures
-REPEAT = 0.5  # chance that a patient's next picture keeps a finding of the one before
+TEST_SHARE = 0.25  # of the patients; the official list has 0.23 of the images
+REPEAT = 0.5  # chance that a patient's next image keeps a finding of the one before
 
-# Share of the first finding among pictures that have one: the NIH counts, the rare ones raised so
-# that each of the 14 is in 3 % or more of all pictures (Hernia has 0.2 % there).
+# Share of the first finding among images that have one: the NIH counts, the rare ones raised so
+# that each of the 14 is in 3 % or more of all images (Hernia has 0.2 % there).
 _WEIGHTS = {
     "Atelectasis": 9,
     "Cardiomegaly": 8,
@@ -67,7 +67,7 @@ _HEADER = (
 class Anatomy:
     """The coordinates and parts of one drawn chest, on which the signs are put.
 
-    x runs from -1 (the patient's right, left in the picture) to 1, y from -1 (neck) to 1; `image`
+    x runs from -1 (the patient's right, left in the image) to 1, y from -1 (neck) to 1; `image`
     is (size, size) float, 0 black to about 1 white, and is drawn upon.
     """
 
@@ -75,7 +75,7 @@ class Anatomy:
     LUNG_WIDTH, LUNG_HEIGHT = 0.30, 0.62  # half axes
 
     def __init__(self, size: int, habitus: np.random.Generator, rng: np.random.Generator) -> None:
-        """`habitus` draws what belongs to the patient, `rng` what belongs to the picture."""
+        """`habitus` draws what belongs to the patient, `rng` what belongs to the image."""
         self.rng = rng
         axis = (np.arange(size, dtype=np.float32) + 0.5) * (2 / size) - 1
         scale = habitus.uniform(0.92, 1.05) * rng.uniform(0.98, 1.02)
@@ -110,10 +110,10 @@ class Anatomy:
         return x, min(self.LUNG_Y + self.LUNG_HEIGHT * radius * np.sin(angle), 0.28)
 
     def noise(self, cells: int) -> np.ndarray:
-        """Smooth noise around 0, standard deviation near 1, `cells` bumps across the picture."""
+        """Smooth noise around 0, standard deviation near 1, `cells` bumps across the image."""
         grid = self.rng.standard_normal((cells, cells)).astype(np.float32)
-        picture = Image.fromarray(grid).resize(self.x.shape, Image.Resampling.BICUBIC)
-        return np.asarray(picture) * 1.3
+        image = Image.fromarray(grid).resize(self.x.shape, Image.Resampling.BICUBIC)
+        return np.asarray(image) * 1.3
 
     def draw_body(self) -> None:
         x, y = self.x, self.y
@@ -283,19 +283,19 @@ _DRAWING: dict[str, _Sign] = {
 }
 
 
-def draw_picture(target: np.ndarray, size: int, patient_seed: int, picture_seed: int) -> np.ndarray:
+def draw_image(target: np.ndarray, size: int, patient_seed: int, image_seed: int) -> np.ndarray:
     """One drawn chest.
 
     Args:
         target: (15,) zeros and ones, the findings to draw.
         size: side in pixels.
-        patient_seed: fixes the build, the same in all pictures of a patient.
-        picture_seed: fixes pose, exposure, noise, and strength and place of the signs.
+        patient_seed: fixes the build, the same in all images of a patient.
+        image_seed: fixes pose, exposure, noise, and strength and place of the signs.
 
     Returns:
         (size, size) uint8.
     """
-    rng = np.random.default_rng(picture_seed)
+    rng = np.random.default_rng(image_seed)
     chest = Anatomy(size, np.random.default_rng(patient_seed), rng)
     strengths = {
         name: rng.uniform(0.35, 1) for name, value in zip(CLASSES, target, strict=True) if value
@@ -314,10 +314,10 @@ def draw_picture(target: np.ndarray, size: int, patient_seed: int, picture_seed:
 
 
 def draw_labels(patients: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Findings for each picture, alike within a patient.
+    """Findings for each image, alike within a patient.
 
     Args:
-        patients: (N,) patient numbers, the pictures of a patient in a row.
+        patients: (N,) patient numbers, the images of a patient in a row.
 
     Returns:
         (N, 15) uint8, each row No Finding alone or one finding or more.
@@ -346,13 +346,13 @@ def _fresh_findings(weights: np.ndarray, rng: np.random.Generator) -> set[str]:
 
 
 def draw_patients(n: int, rng: np.random.Generator) -> np.ndarray:
-    """(n,) patient numbers from 1, in a row; most have one picture, a few have many, as in NIH."""
+    """(n,) patient numbers from 1, in a row; most have one image, a few have many, as in NIH."""
     counts = np.minimum(rng.geometric(0.45, size=n), 12)
     return np.repeat(np.arange(1, n + 1), counts)[:n]
 
 
 def draw_dataset(folder: Path, n: int, size: int = 256, seed: int = 0) -> None:
-    """Draw `n` pictures with table and both lists into `folder`, in the layout of the NIH release.
+    """Draw `n` images with table and both lists into `folder`, in the layout of the NIH release.
 
     The table is written last: a folder that has one is complete.
 
@@ -371,8 +371,8 @@ def draw_dataset(folder: Path, n: int, size: int = 256, seed: int = 0) -> None:
     seeds = rng.integers(2**63, size=n)
     habitus = rng.integers(2**63, size=patients[-1] + 1)
     for row, name in enumerate(names):
-        picture = draw_picture(targets[row], size, habitus[patients[row]], seeds[row])
-        Image.fromarray(picture).save(folder / "images" / name, compress_level=1)
+        image = draw_image(targets[row], size, habitus[patients[row]], seeds[row])
+        Image.fromarray(image).save(folder / "images" / name, compress_level=1)
 
     test_patients = rng.permutation(np.unique(patients))[: round(TEST_SHARE * patients[-1])]
     in_test = np.isin(patients, test_patients)
@@ -381,7 +381,7 @@ def draw_dataset(folder: Path, n: int, size: int = 256, seed: int = 0) -> None:
     _write_lines(
         folder / "DRAWN.txt",
         [
-            "These pictures are drawn by chestxray.phantom: no X-rays, and no patient is in them.",
+            "These images are drawn by chestxray.phantom: no X-rays, and no patient is in them.",
             f"python -m chestxray.phantom DIR --n {n} --size {size} --seed {seed}",
         ],
     )
@@ -407,10 +407,10 @@ def main(argv: list[str] | None = None) -> int:
     parser = Parser(
         prog="python -m chestxray.phantom",
         allow_abbrev=False,
-        description="Draw chest pictures in the NIH ChestX-ray14 layout. They are no X-rays.",
+        description="Draw chest images in the NIH ChestX-ray14 layout. They are no X-rays.",
     )
     parser.add_argument("folder", metavar="DIR", type=Path, help="where to put them")
-    parser.add_argument("--n", type=int, default=1000, help="pictures (default %(default)s)")
+    parser.add_argument("--n", type=int, default=1000, help="images (default %(default)s)")
     parser.add_argument(
         "--size", type=int, default=256, help="side in pixels (default %(default)s)"
     )
@@ -418,13 +418,13 @@ def main(argv: list[str] | None = None) -> int:
     args, _ = parser.parse(sys.argv[1:] if argv is None else argv)
     if args.n < 1 or args.size < 16 or args.seed < 0:
         parser.error("--n must be at least 1, --size at least 16, --seed at least 0")
-    with QuietStreams():
+    with PipeSafeStreams():
         try:
             draw_dataset(args.folder, args.n, args.size, args.seed)
         except OSError as error:
             print(f"error: {error}", file=sys.stderr)
             return 1
-        print(f"{args.n} drawn pictures (no X-rays) in {args.folder}")
+        print(f"{args.n} drawn images (no X-rays) in {args.folder}")
         return 0
 
 

@@ -1,4 +1,4 @@
-"""The scores CSV: one row per picture, written whole; its nine digits keep every float32 bit.
+"""The scores CSV: one row per image, written whole; its nine digits keep every float32 bit.
 
 Columns: image, patient, split, then for the classes in their order y_<class> (0 or 1), z_<class>
 (logits) and p_<class> (sigmoid scores in [0, 1]). Other models' scores can be read too: any number
@@ -17,17 +17,17 @@ import numpy as np
 import pandas as pd
 
 from chestxray.runtime.files import whole_file
-from chestxray.runtime.text import is_harmless, listed
+from chestxray.runtime.text import is_harmless, join_limited
 
 ROW_BYTES = 600  # of a row for 15 classes, at most
 
 
 @dataclass
 class Scores:
-    """Scores of N pictures for C classes, sorted by picture name.
+    """Scores of N images for C classes, sorted by image name.
 
     Attributes:
-        images: (N,) picture names, each once.
+        images: (N,) image names, each once.
         patients: (N,) text; None where the file has no such column.
         splits: (N,) text, "train", "val" or "test"; None where the file has no such column.
         classes: C names.
@@ -92,9 +92,9 @@ def write_metrics(path: Path, origin: dict[str, Any], figures: dict[str, Any]) -
     Returns:
         The path of the metrics file.
     """
-    notes = ["the scores are sigmoids of logits: they rank pictures and are no probabilities"]
+    notes = ["the scores are sigmoids of logits: they rank images and are no probabilities"]
     if origin["split"] in ("val", "all") and origin["checkpoint"] == "best.pth":
-        notes.append("validation scores: the epoch was chosen on these pictures")
+        notes.append("validation scores: the epoch was chosen on these images")
     beside = metrics_path(path)
     with whole_file(beside) as file:
         json.dump({**origin, **figures, "notes": notes}, file, indent=2)
@@ -114,7 +114,7 @@ def origin(
     }
 
 
-def claim(path: Path, origin: dict[str, Any]) -> None:
+def refuse_foreign_files(path: Path, origin: dict[str, Any]) -> None:
     """Refuse to replace scores or metrics that are not of the same checkpoint and split.
 
     Raises:
@@ -149,7 +149,7 @@ def read_scores(path: Path, labels: bool = True) -> Scores:
 
     Raises:
         ValueError: columns that are missing or whose classes differ; values that are not numbers,
-            scores outside [0, 1], labels other than 0 and 1; a picture twice.
+            scores outside [0, 1], labels other than 0 and 1; a image twice.
     """
     try:
         frame = pd.read_csv(
@@ -169,7 +169,7 @@ def read_scores(path: Path, labels: bool = True) -> Scores:
         raise ValueError(f"{path} has a header and no rows")
     if frame["image"].duplicated().any():
         twice = frame["image"][frame["image"].duplicated()].unique()
-        raise ValueError(f"{path}: pictures twice: {listed(twice)}")
+        raise ValueError(f"{path}: images twice: {join_limited(twice)}")
     for name in ("image", "patient", "split"):
         if name not in frame:
             continue
@@ -179,7 +179,7 @@ def read_scores(path: Path, labels: bool = True) -> Scores:
         if len(strange):  # they would go on into sets.csv
             raise ValueError(
                 f"{path}: {name} with a control character, or beginning as a formula with - = + "
-                f"or @: {listed(map(repr, strange))}"
+                f"or @: {join_limited(map(repr, strange))}"
             )
     frame = frame.sort_values("image", kind="stable")
 
@@ -212,19 +212,20 @@ def _classes(path: Path, header: list[str], labels: bool) -> tuple[str, ...]:
     if "image" not in header or not named["p_"]:
         raise ValueError(
             f"{path} is no scores CSV: it needs columns image, y_<class> and p_<class> and has "
-            f"{listed(header)}"
+            f"{join_limited(header)}"
         )
     strange = [name for name in named["p_"] if not is_harmless(name)]
     if strange or "" in named["p_"]:
         raise ValueError(
             f"{path}: a class without a name, with a control character, or that begins as a "
-            f"formula with - = + or @: {listed(map(repr, strange or ['']))}"
+            f"formula with - = + or @: {join_limited(map(repr, strange or ['']))}"
         )
     for prefix in ("y_", "z_"):
         if named[prefix] != named["p_"] and (named[prefix] or (prefix == "y_" and labels)):
             raise ValueError(
                 f"{path}: the columns {prefix}* and p_* name different classes or orders: "
-                f"{listed(named[prefix], most=20) or 'none'}; {listed(named['p_'], most=20)}"
+                f"{join_limited(named[prefix], most=20) or 'none'}; "
+                + join_limited(named["p_"], most=20)
             )
     return tuple(named["p_"])
 

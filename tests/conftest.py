@@ -1,4 +1,4 @@
-"""Data that the tests share: drawn pictures, real ones where they are at hand, and the door."""
+"""Data that the tests share: drawn images, real ones where they are at hand, and the door."""
 
 import shutil
 import subprocess
@@ -13,7 +13,7 @@ from chestxray.phantom import draw_dataset
 
 @pytest.fixture(scope="session")
 def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A data folder of 60 drawn pictures of 64 px, with table and both lists."""
+    """A data folder of 60 drawn images of 64 px, with table and both lists."""
     folder = tmp_path_factory.mktemp("drawn")
     draw_dataset(folder, n=60, size=64, seed=1)
     return folder
@@ -21,7 +21,7 @@ def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def nih() -> Path:
-    """The real pictures; tests that need them skip where they are not."""
+    """The real images; tests that need them skip where they are not."""
     return _shared("nih")
 
 
@@ -37,7 +37,7 @@ def nih_tables() -> Path:
 
 def _shared(name: str) -> Path:
     if not (SHARED / name).is_dir():
-        pytest.skip(f"../shared/{name} is not here: no real pictures or tables")
+        pytest.skip(f"../shared/{name} is not here: no real images or tables")
     return SHARED / name
 
 

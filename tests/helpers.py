@@ -21,7 +21,7 @@ RECORD = {
     "stage": 1,
     "epoch": 4,
     "lr": 1e-4,
-    "pictures": 9,
+    "images": 9,
     "train_loss": 0.1,
     "val_loss": None,
     "val_auc": 0.5,
@@ -33,7 +33,7 @@ RECORD = {
 def small_checkpoint(**changes: Any) -> dict[str, Any]:
     """A small checkpoint with a two-number network."""
     return {
-        "format": 2,
+        "format": 3,
         "run_id": "r",
         "arch": "resnet50",
         "classes": list(CLASSES),
@@ -41,7 +41,7 @@ def small_checkpoint(**changes: Any) -> dict[str, Any]:
         "lr": 1e-4,
         "epochs_done": 4,
         "epochs_planned": 4,
-        "pictures_done": 0,
+        "images_done": 0,
         "loss_sum": 0.0,
         "seconds_done": 0.0,
         "parent": None,

@@ -23,9 +23,9 @@ def written(tmp_path: Path, *words: str) -> dict:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["training", "evaluation"])
 def test_a_race_writes_its_two_ratios(tmp_path: Path, name: str) -> None:
-    words = ("--pictures", "32", "--rounds", "2")
+    words = ("--images", "32", "--rounds", "2")
     content = written(tmp_path, f"benchmarks.{name}", *words)
-    speeds = {k: v["pictures_per_second"] for k, v in content["contestants"].items()}
+    speeds = {k: v["images_per_second"] for k, v in content["contestants"].items()}
     assert all(len(values) == 2 and min(values) > 0 for values in speeds.values())
     for key, below in (("project_over_plain", "plain"), ("project_over_ceiling", "ceiling")):
         pairs = zip(speeds["project"], speeds[below], strict=True)
@@ -35,7 +35,7 @@ def test_a_race_writes_its_two_ratios(tmp_path: Path, name: str) -> None:
 
 @pytest.mark.slow
 def test_the_stages_are_timed_with_their_maps_kept(tmp_path: Path) -> None:
-    stages = written(tmp_path, "benchmarks.stages", "--pictures", "40")["stages"]
+    stages = written(tmp_path, "benchmarks.stages", "--images", "40")["stages"]
     assert list(stages) == ["1", "2", "3", "4"]
     assert all("is kept" in stages[number]["kept"] for number in "234")
     assert all(
@@ -47,7 +47,7 @@ def test_the_stages_are_timed_with_their_maps_kept(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_what_keeping_an_epoch_costs_is_a_share_of_the_epoch(tmp_path: Path) -> None:
-    words = ("--pictures", "32", "--rounds", "3")
+    words = ("--images", "32", "--rounds", "3")
     content = written(tmp_path, "benchmarks.saving", *words)
     shares = [s / e for s, e in zip(content["saves"], content["epochs"], strict=True)]
     assert content["share"] == pytest.approx(sorted(shares)[1])
@@ -58,16 +58,16 @@ def test_what_keeping_an_epoch_costs_is_a_share_of_the_epoch(tmp_path: Path) -> 
 def test_the_efficiency_of_two_processes_is_of_their_speed_over_twice_that_of_one(
     tmp_path: Path,
 ) -> None:
-    content = written(tmp_path, "benchmarks.processes", "--pictures", "32", "--rounds", "1")
-    (one,), *_, (two,) = content["pictures_per_second"].values()
+    content = written(tmp_path, "benchmarks.processes", "--images", "32", "--rounds", "1")
+    (one,), *_, (two,) = content["images_per_second"].values()
     assert content["efficiency"]["torchrun, 2 processes"] == pytest.approx(two / (2 * one))
 
 
 @pytest.mark.slow
 def test_speeds_are_given_for_each_batch_size(tmp_path: Path) -> None:
-    words = ("--pictures", "36", "--batches", "32", "36")
+    words = ("--images", "36", "--batches", "32", "36")
     found = written(tmp_path, "benchmarks.batches", *words)["found"]
     whats = ["stage 1", "everything trains", "scoring"]
     assert [row["what"] for row in found] == 2 * whats
     assert [row["batch"] for row in found] == 3 * [32] + 3 * [36]
-    assert all(row["pictures_per_second"] > 0 for row in found)
+    assert all(row["images_per_second"] > 0 for row in found)

@@ -1,4 +1,4 @@
-"""The documented commands, typed as they stand in the README, on drawn pictures."""
+"""The documented commands, typed as they stand in the README, on drawn images."""
 
 import csv
 import json
@@ -27,12 +27,12 @@ COMMANDS = (
 
 @pytest.mark.timeout(900)
 def test_the_documented_commands_work_as_typed_and_in_this_order(tmp_path: Path) -> None:
-    # A checkout: the program, pictures in data/, and in torch's cache a file of ImageNet weights,
+    # A checkout: the program, images in data/, and in torch's cache a file of ImageNet weights,
     # here random ones, since test machines may reach no network.
     for name in ("main.py", "chestxray"):
         (tmp_path / name).symlink_to(ROOT / name)
     draw_dataset(tmp_path / "data", n=90, size=64)
-    # Few pictures to train on, and enough test patients for alpha = 0.1.
+    # Few images to train on, and enough test patients for alpha = 0.1.
     names = sorted(path.name for path in (tmp_path / "data/images").iterdir())
     train_patients = sorted({name[:8] for name in names[:24]})[:-1]
     for file, in_list in (("train_val_list.txt", True), ("test_list.txt", False)):

@@ -32,12 +32,12 @@ def fp32_in_full() -> None:
     compute_fp32_in_full()
 
 
-def pictures(count: int, device: torch.device, resident: bool = False) -> ChestDataset:
+def images(count: int, device: torch.device, resident: bool = False) -> ChestDataset:
     rng = np.random.default_rng(0)
     return ChestDataset(
         names=np.array([f"{number:08d}_000.png" for number in range(count)], dtype=object),
         pixels=rng.integers(256, size=(count, 64, 64), dtype=np.uint8),
-        slots=rng.permutation(count),
+        cache_index=rng.permutation(count),
         targets=(rng.uniform(size=(count, len(CLASSES))) < 0.2).astype(np.uint8),
         device=device,
         resident=resident,
@@ -51,21 +51,19 @@ def network_of(stage: int, device: torch.device, bf16: bool = False) -> resnet.C
     return network
 
 
-def epoch(network: resnet.ChestResNet, data: Features, look_every: int, run: Run) -> None:
+def epoch(network: resnet.ChestResNet, data: Features, sync_every: int, run: Run) -> None:
     optimizer = torch.optim.Adam(network.trainable_parameters(), lr=1e-4, fused=True)
     order = np.random.default_rng(1).permutation(len(data))
     trainer.train_one_epoch(
-        network, FocalLoss(), optimizer, data, order, 8, run, look_every=look_every
+        network, FocalLoss(), optimizer, data, order, 8, run, sync_every=sync_every
     )
 
 
 def test_gathered_on_the_device_or_sent_there_a_batch_is_the_cpus() -> None:
     indices = np.array([3, 30, 0, 11])
-    expected = pictures(40, CPU).gather(indices)
+    expected = images(40, CPU).gather(indices)
     for resident in (False, True):
-        for ours, theirs in zip(
-            pictures(40, CUDA, resident).gather(indices), expected, strict=True
-        ):
+        for ours, theirs in zip(images(40, CUDA, resident).gather(indices), expected, strict=True):
             torch.testing.assert_close(ours.cpu(), theirs, rtol=0, atol=1e-6)
 
 
@@ -73,8 +71,8 @@ def test_scores_of_a_gpu_in_fp32_are_the_cpus() -> None:
     scores = []
     for device in (CPU, CUDA):
         network = network_of(1, device)
-        data = Features(pictures(40, device), network.frozen_part())
-        scores.append(predict(network.trained_part(), data, 16, "scoring")[1])
+        data = Features(images(40, device), network.frozen_stem())
+        scores.append(predict(network.folded_head(), data, 16, "scoring")[1])
     np.testing.assert_allclose(scores[1], scores[0], rtol=0, atol=1e-4)
 
 
@@ -83,10 +81,10 @@ def test_a_step_on_a_gpu_has_the_loss_of_the_cpus(stage: int) -> None:
     sums = []
     for device in (CPU, CUDA):
         network = network_of(stage, device)
-        data = Features(pictures(9, device, resident=device == CUDA), network.frozen_part())
+        data = Features(images(9, device, resident=device == CUDA), network.frozen_stem())
         run = Run("r", stage, 1e-4, epochs_done=0, epochs_planned=1)
-        epoch(network, data, look_every=16, run=run)  # one step: from the second on they part
-        assert run.pictures_done == 9
+        epoch(network, data, sync_every=16, run=run)  # one step: from the second on they part
+        assert run.images_done == 9
         sums.append(run.loss_sum / 9)
     assert sums[1] == pytest.approx(sums[0], rel=1e-4)
 
@@ -98,17 +96,17 @@ def test_the_host_waits_for_the_gpu_only_at_the_looks(
     stage: int, resident: bool, bf16: bool
 ) -> None:
     network = network_of(stage, CUDA, bf16)
-    data = Features(pictures(64, CUDA, resident), network.frozen_part())
+    data = Features(images(64, CUDA, resident), network.frozen_stem())
     if stage > 1:
         assert "is kept" in keep_if_it_fits([data], free=1 << 40)
     run = Run("r", stage, 1e-4, epochs_done=0, epochs_planned=1)
-    epoch(network, data, look_every=16, run=run)  # kernels are chosen, memory is taken
-    run.pictures_done = 0
+    epoch(network, data, sync_every=16, run=run)  # kernels are chosen, memory is taken
+    run.images_done = 0
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         torch.cuda.set_sync_debug_mode("warn")
         try:
-            epoch(network, data, look_every=4, run=run)
+            epoch(network, data, sync_every=4, run=run)
         finally:
             torch.cuda.set_sync_debug_mode("default")
     waits = [w for w in caught if "called a synchronizing CUDA operation" in str(w.message)]

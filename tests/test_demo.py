@@ -13,7 +13,7 @@ from chestxray.labels import FINDINGS
 
 @pytest.mark.slow
 @pytest.mark.timeout(1500)
-def test_the_demo_learns_from_drawn_pictures_and_says_where_everything_lies(tmp_path: Path) -> None:
+def test_the_demo_learns_from_drawn_images_and_says_where_everything_lies(tmp_path: Path) -> None:
     done = subprocess.run(
         ["make", "demo", f"DEMO_DATA={tmp_path}/drawn", f"DEMO_OUT={tmp_path}/out"],
         cwd=ROOT,

@@ -108,7 +108,7 @@ def test_a_run_killed_twenty_times_ends_as_the_straight_one(drawn: Path, tmp_pat
             run_folder.read_log(out / "log.jsonl")
         if last.exists():
             held = checkpoint.load(last)
-            now = (held["epochs_done"], held["pictures_done"])
+            now = (held["epochs_done"], held["images_done"])
             assert now >= reached
             reached = now
     assert in_writing >= 3  # some kills came while a file was being written
@@ -152,7 +152,7 @@ def test_a_run_stopped_inside_an_epoch_ends_as_the_straight_one(
     process.communicate(timeout=60)
     assert process.returncode == 143
     held = checkpoint.load(out / "last.pth")
-    assert held["pictures_done"] > 0 and held["stage"] == stage
+    assert held["images_done"] > 0 and held["stage"] == stage
     done = ran(("--resume", *machine), out.parent)
     assert done.returncode == 0, done.stderr
     last = max(path.name for path in out.glob("stage*.pth"))
@@ -168,7 +168,7 @@ def test_a_run_stopped_inside_an_epoch_ends_as_the_straight_one(
 
 @pytest.fixture(scope="module")
 def heavy(drawn: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The drawn pictures' table over large pictures, so that decoding takes seconds."""
+    """The drawn images' table over large images, so that decoding takes seconds."""
     folder = tmp_path_factory.mktemp("heavy")
     shutil.copytree(drawn, folder, dirs_exist_ok=True)
     Image.effect_noise((2400, 2400), 60).save(folder / "large.png", compress_level=1)
@@ -281,8 +281,8 @@ def test_the_command_that_a_stopped_run_prints_finishes_it(
     os.kill(process.pid, signal.SIGTERM)
     printed, said = process.communicate(timeout=60)
     assert process.returncode == 143 and in_one_or_two_lines(said)
-    (way_on,) = [line for line in printed.splitlines() if "finishes it" in line]
-    command = way_on.partition("; ")[2].removesuffix(" finishes it")
+    (resume_hint,) = [line for line in printed.splitlines() if "finishes it" in line]
+    command = resume_hint.partition("; ")[2].removesuffix(" finishes it")
     assert command == "python main.py --resume --workers 0 --precision fp32 --output-dir 'my out'"
     command = command.replace("python main.py", f"{sys.executable} {ROOT / 'main.py'}")
     done = subprocess.run(["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True)
@@ -302,7 +302,7 @@ def test_a_run_whose_terminal_is_gone_saves_and_leaves_with_the_code_of_a_hangup
     os.kill(process.pid, signal.SIGHUP)
     assert process.wait(60) == 129
     held = checkpoint.load(tmp_path / "checkpoints" / "last.pth")
-    assert held["pictures_done"] > 0 or held["epochs_done"] > 0
+    assert held["images_done"] > 0 or held["epochs_done"] > 0
     shutil.rmtree(tmp_path)
 
 
@@ -323,7 +323,7 @@ def test_a_file_that_may_not_grow_so_large_is_said_and_leaves_the_old_ones(
     shutil.rmtree(tmp_path)
 
 
-def test_room_for_two_checkpoints_is_asked_for_before_a_picture_is_decoded(
+def test_room_for_two_checkpoints_is_asked_for_before_a_image_is_decoded(
     drawn: Path, tmp_path: Path, small_disk: Path
 ) -> None:
     done = ran(("--data_path", drawn, *SMALL, "--output-dir", small_disk / "out"), tmp_path)
@@ -374,7 +374,7 @@ def test_a_run_that_diverges_stops_before_the_update_and_keeps_what_was_good(
     done = ran((*words, "--cache-dir", trained / ".cache"), tmp_path)
     assert done.returncode == 1
     assert "epoch 2 at lr 0.0001 has diverged: the loss is" in done.stderr
-    assert "in the batch after 0 pictures; it holds 0" in done.stderr
+    assert "in the batch after 0 images; it holds 0" in done.stderr
     assert "the checkpoints are as they were; a smaller --lr helps" in done.stderr
     assert in_one_or_two_lines(done.stderr)
     assert before == {p.name: p.read_bytes() for p in (tmp_path / "checkpoints").glob("[!.]*")}

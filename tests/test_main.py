@@ -1,4 +1,4 @@
-"""The door: what is typed, what is refused, and runs from end to end on drawn pictures."""
+"""The door: what is typed, what is refused, and runs from end to end on drawn images."""
 
 import json
 import os
@@ -22,7 +22,7 @@ from chestxray.runtime import progress
 from chestxray.scores import read_scores
 
 Chest = Callable[..., int]
-# A run of seconds: drawn pictures, small, from random weights.
+# A run of seconds: drawn images, small, from random weights.
 SMALL = ("--weights", "none", "--size", 32, "--bs", 16, "--workers", 0)
 
 
@@ -204,15 +204,15 @@ def test_a_stopped_run_says_how_to_go_on_and_goes_on_exactly(
 ) -> None:
     plain_advance = progress.Progress.advance
 
-    def signal_in_second_batch(self: progress.Progress, pictures: int, loss: float | None = None):
-        plain_advance(self, pictures, loss)
+    def signal_in_second_batch(self: progress.Progress, images: int, loss: float | None = None):
+        plain_advance(self, images, loss)
         if loss is not None and self.title == "epoch 2/2" and self.done == 32:
             os.kill(os.getpid(), signum)
 
     monkeypatch.setattr(progress.Progress, "advance", signal_in_second_batch)
     assert chest("--data_path", drawn, *SMALL, "--epochs", 2) == 128 + signum
     said = capsys.readouterr()
-    assert "after 1 epoch and 32 pictures of the next" in said.out
+    assert "after 1 epoch and 32 images of the next" in said.out
     assert "python main.py --resume" in said.out
     assert one_or_two_lines(said.err)
     monkeypatch.setattr(progress.Progress, "advance", plain_advance)
@@ -225,7 +225,7 @@ def test_a_stopped_run_says_how_to_go_on_and_goes_on_exactly(
 def test_a_signal_before_the_first_batch_leaves_no_checkpoint(
     chest: Chest, drawn: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def signal_at_once(self: progress.Progress, pictures: int, loss: float | None = None) -> None:
+    def signal_at_once(self: progress.Progress, images: int, loss: float | None = None) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
 
     monkeypatch.setattr(progress.Progress, "advance", signal_at_once)  # while decoding
@@ -262,7 +262,7 @@ def test_the_figures_are_scikit_learns_on_the_exported_csv(
     assert found["intervals"] is not None or "--ci" not in printed
 
 
-def test_the_scores_csv_holds_each_test_picture_once_with_the_labels_of_the_table(
+def test_the_scores_csv_holds_each_test_image_once_with_the_labels_of_the_table(
     drawn: Path, two_epochs: Path
 ) -> None:
     table = read_scores(two_epochs / "last_test_scores.csv")
@@ -280,7 +280,7 @@ def test_the_scores_csv_holds_each_test_picture_once_with_the_labels_of_the_tabl
 
 def test_the_checkpoint_has_the_documented_keys_and_plain_values_only(two_epochs: Path) -> None:
     held = torch.load(two_epochs / "last.pth", weights_only=True)
-    keys = """format run_id arch classes stage lr epochs_done epochs_planned pictures_done loss_sum
+    keys = """format run_id arch classes stage lr epochs_done epochs_planned images_done loss_sum
     seconds_done parent split size mean std args model optimizer history versions threads
     processes precision table"""
     assert set(held) == set(keys.split())
@@ -373,7 +373,7 @@ def test_a_signal_while_features_are_kept_changes_no_file(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     def signal_in_the_filling(
-        self: progress.Progress, pictures: int, loss: float | None = None
+        self: progress.Progress, images: int, loss: float | None = None
     ) -> None:
         if self.title == "frozen layers":
             os.kill(os.getpid(), signal.SIGTERM)
@@ -406,7 +406,7 @@ def test_a_run_that_overwrites_another_can_be_gone_on_with(
     words = ("--data_path", drawn, *SMALL, "--epochs", 1, "--no-cache")
     assert chest(*words, "--overwrite") == 0
     assert chest("--resume", "--epochs", 1, "--no-cache") == 0  # over the other run's second epoch
-    held = {lookup.run_of(path) for path in Path("checkpoints").glob("*.pth")}
+    held = {lookup.read_run_id(path) for path in Path("checkpoints").glob("*.pth")}
     assert len(held) == 1
     assert chest("--test", "--ckpt", "last.pth") == 1  # the scores of the other run
     assert chest("--test", "--ckpt", "last.pth", "--overwrite") == 0
@@ -428,7 +428,7 @@ def test_a_test_of_another_folder_leaves_out_patients_that_the_run_has_seen(
     words = ("--test", "--ckpt", two_epochs / "last.pth", "--data_path", "elsewhere", "--no-cache")
     assert chest(*words) == 0
     said = capsys.readouterr().out
-    assert "1 picture left out: their patients are in another part" in said
+    assert "1 image left out: their patients are in another part" in said
     assert "are not the ones of the checkpoint" in said and "Mass" in said
     images = read_scores(Path("checkpoints/last_test_scores.csv")).images.tolist()
     known = (drawn / "test_list.txt").read_text().split()
@@ -449,23 +449,21 @@ def test_scores_of_something_else_are_not_replaced_unasked(
     assert chest(*words, "--split", "val") == 1
 
 
-def test_scores_that_cannot_be_written_are_said_before_a_picture_is_decoded(
+def test_scores_that_cannot_be_written_are_said_before_a_image_is_decoded(
     chest: Chest,
     two_epochs: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     Path("file").touch()
-    monkeypatch.setattr(
-        "chestxray.data.cache.load_pictures", lambda *_, **__: pytest.fail("decoded")
-    )
+    monkeypatch.setattr("chestxray.data.cache.load_images", lambda *_, **__: pytest.fail("decoded"))
     words = ("--test", "--ckpt", two_epochs / "last.pth", "--no-cache")
     assert chest(*words, "--scores", "file/s.csv") == 1
     said = capsys.readouterr().err
     assert "file/.probe cannot be written" in said and one_or_two_lines(said)
 
 
-def test_broken_pictures_stop_the_run_all_named_or_are_left_out(
+def test_broken_images_stop_the_run_all_named_or_are_left_out(
     chest: Chest, drawn: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shutil.copytree(drawn, "data")
@@ -474,16 +472,16 @@ def test_broken_pictures_stop_the_run_all_named_or_are_left_out(
     broken[1].write_bytes(broken[1].read_bytes()[:900])
     assert chest(*SMALL, "--epochs", 1) == 1
     said = capsys.readouterr().err
-    assert "2 pictures cannot be read; --skip-bad-images leaves them out" in said
+    assert "2 images cannot be read; --skip-bad-images leaves them out" in said
     assert all(path.name in said for path in broken) and one_or_two_lines(said)
     assert not list(Path("checkpoints").glob("*.pth"))
     assert chest(*SMALL, "--epochs", 1, "--skip-bad-images") == 0
-    assert "2 pictures cannot be read and left out:" in capsys.readouterr().out
+    assert "2 images cannot be read and left out:" in capsys.readouterr().out
     for path in broken[0].parent.iterdir():
         shutil.copy(path, Path(path.name))
         path.write_bytes(b"")
     assert chest("--test", "--ckpt", "last.pth", "--split", "all") == 1
-    assert "none of 60 pictures can be read" in capsys.readouterr().err
+    assert "none of 60 images can be read" in capsys.readouterr().err
     assert not Path("checkpoints/last_all_scores.csv").exists()
     for path in broken[0].parent.iterdir():
         shutil.move(path.name, path)

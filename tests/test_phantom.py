@@ -1,4 +1,4 @@
-"""Drawn pictures: the NIH layout, every finding visible, the label nowhere but in the pixels."""
+"""Drawn images: the NIH layout, every finding visible, the label nowhere but in the pixels."""
 
 import csv
 import gzip
@@ -12,7 +12,7 @@ from PIL import Image
 
 from chestxray.data.entries import read_entries
 from chestxray.labels import CLASSES, FINDINGS, NO_FINDING
-from chestxray.phantom import draw_dataset, draw_labels, draw_patients, draw_picture, main
+from chestxray.phantom import draw_dataset, draw_image, draw_labels, draw_patients, main
 
 
 def rows_of(folder: Path) -> list[list[str]]:
@@ -32,15 +32,15 @@ def drawn_labels(seed: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def coarse(finding: str, seed: int) -> np.ndarray:
-    """One drawn picture with one finding, averaged over blocks of 4 x 4 against the grain."""
+    """One drawn image with one finding, averaged over blocks of 4 x 4 against the grain."""
     target = np.array([name == finding for name in CLASSES], dtype=np.uint8)
-    return draw_picture(target, 64, 3, seed).reshape(16, 4, 16, 4).mean((1, 3)).ravel()
+    return draw_image(target, 64, 3, seed).reshape(16, 4, 16, 4).mean((1, 3)).ravel()
 
 
 def change(finding: str, seed: int) -> float:
-    """How far a finding departs from the picture without it, in standard deviations of that.
+    """How far a finding departs from the image without it, in standard deviations of that.
 
-    Both pictures show the same body in the same pose; their exposures differ and are fitted out.
+    Both images show the same body in the same pose; their exposures differ and are fitted out.
     """
     without, with_it = coarse(NO_FINDING, seed), coarse(finding, seed)
     gain, offset = np.polyfit(without, with_it, 1)
@@ -72,7 +72,7 @@ def test_header_and_number_of_fields_are_those_of_the_real_table(
     assert ours[1].count(",") == real[1].count(",")
 
 
-def test_every_row_has_a_picture_and_every_picture_a_row(drawn: Path) -> None:
+def test_every_row_has_a_image_and_every_image_a_row(drawn: Path) -> None:
     assert {row[0] for row in rows_of(drawn)} == {p.name for p in (drawn / "images").iterdir()}
     assert len(rows_of(drawn)) == 60
 
@@ -85,7 +85,7 @@ def test_the_lists_part_the_names_by_patient(drawn: Path) -> None:
     assert not train_val & test
 
 
-def test_patients_have_several_pictures_and_keep_age_and_sex(drawn: Path) -> None:
+def test_patients_have_several_images_and_keep_age_and_sex(drawn: Path) -> None:
     rows = rows_of(drawn)
     people = {(row[3], row[4], row[5]) for row in rows}
     patients = {row[3] for row in rows}
@@ -102,7 +102,7 @@ def test_the_program_reads_what_was_drawn(drawn: Path) -> None:
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_each_finding_is_on_three_per_cent_of_the_pictures_or_more(seed: int) -> None:
+def test_each_finding_is_on_three_per_cent_of_the_images_or_more(seed: int) -> None:
     _, targets = drawn_labels(seed)
     assert targets.shape == (1600, len(CLASSES))
     assert targets.mean(axis=0).min() >= 0.03
@@ -118,25 +118,25 @@ def test_no_finding_stands_alone_and_no_row_is_empty(seed: int) -> None:
     assert (targets[~healthy].sum(axis=1) >= 2).mean() > 0.2  # findings come together
 
 
-def test_findings_come_back_in_the_next_picture_of_a_patient() -> None:
+def test_findings_come_back_in_the_next_image_of_a_patient() -> None:
     patients, targets = drawn_labels(0)
     same = patients[1:] == patients[:-1]
     shared = (targets[1:] & targets[:-1]).any(axis=1)
     assert shared[same].mean() > shared[~same].mean() + 0.2
 
 
-def test_same_seed_same_bytes_other_seed_other_pictures(tmp_path: Path) -> None:
+def test_same_seed_same_bytes_other_seed_other_images(tmp_path: Path) -> None:
     for name, seed in (("one", 5), ("same", 5), ("other", 6)):
         draw_dataset(tmp_path / name, n=6, size=32, seed=seed)
     one, same, other = (contents(tmp_path / name) for name in ("one", "same", "other"))
     assert one == same
-    pictures = {name for name in one if name.endswith(".png")}
-    assert len(pictures) == 6
-    assert all(one[name] != other.get(name) for name in pictures)
+    images = {name for name in one if name.endswith(".png")}
+    assert len(images) == 6
+    assert all(one[name] != other.get(name) for name in images)
 
 
 @pytest.mark.parametrize("finding", FINDINGS)
-def test_a_finding_changes_the_picture(finding: str) -> None:
+def test_a_finding_changes_the_image(finding: str) -> None:
     # 0.09 when no sign is drawn: grain alone
     assert np.mean([change(finding, seed) for seed in range(12)]) > 0.25
 
@@ -152,7 +152,7 @@ def test_nothing_but_the_pixels_tells_the_label(drawn: Path) -> None:
         with Image.open(path) as image:
             assert (image.format, image.mode, image.size, image.info) == ("PNG", "L", (64, 64), {})
     seen: dict[str, int] = {}
-    for row in rows_of(drawn):  # names count patients and their pictures, and hold no more
+    for row in rows_of(drawn):  # names count patients and their images, and hold no more
         patient, number = row[0].removesuffix(".png").split("_")
         assert int(number) == seen.get(patient, 0)
         seen[patient] = int(number) + 1
@@ -166,13 +166,13 @@ def test_a_folder_with_a_table_is_refused_and_stays_as_it_is(tmp_path: Path) -> 
     assert contents(tmp_path) == {"Data_Entry_2017.csv": b"someone's real table"}
 
 
-def test_the_command_says_that_its_pictures_are_drawn(
+def test_the_command_says_that_its_images_are_drawn(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = tmp_path / "with space"
     words = [str(folder), "--n", "3", "--size", "16", "--seed", "4"]
     assert main(words) == 0
-    assert "3 drawn pictures (no X-rays)" in capsys.readouterr().out
+    assert "3 drawn images (no X-rays)" in capsys.readouterr().out
     assert "drawn" in (folder / "DRAWN.txt").read_text()
     draw_dataset(tmp_path / "direct", n=3, size=16, seed=4)
     assert contents(folder) == contents(tmp_path / "direct")

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from chestxray.labels import CLASSES
 from chestxray.scores import (
     Scores,
-    claim,
     metrics_path,
     origin,
     read_scores,
+    refuse_foreign_files,
     write_metrics,
     write_scores,
 )
@@ -109,7 +109,7 @@ def test_other_models_scores_are_read_with_any_classes_and_without_the_optional_
         ("image,y_A,p_A\na,0,-0.1\n", r"is not in \[0, 1\]"),
         ("image,y_A,p_A\na,2,0.5\n", "y_A of a is neither 0 nor 1"),
         ("image,y_A,p_A\na,0.5,0.5\n", "neither 0 nor 1"),
-        ("image,y_A,p_A\na,0,0.5\na,0,0.5\n", "pictures twice: a"),
+        ("image,y_A,p_A\na,0,0.5\na,0,0.5\n", "images twice: a"),
         ("image,y_A,y_B,p_B,p_A\na,0,0,0.5,0.5\n", "different classes or orders"),
         ("image,y_A,p_A,p_B\na,0,0.5,0.5\n", "different classes or orders"),
         ("image,p_A\na,0.5\n", "different classes or orders"),
@@ -140,25 +140,25 @@ def test_validation_scores_of_the_best_epoch_carry_a_note(tmp_path: Path) -> Non
         path = tmp_path / "s.csv"
         beside = write_metrics(path, origin(path, name, run, split), {"mean_auc": None})
         found = json.loads(beside.read_text())
-        assert any("chosen on these pictures" in note for note in found["notes"]) == noted
+        assert any("chosen on these images" in note for note in found["notes"]) == noted
         assert (found["checkpoint"], found["split"], found["run_id"]) == (name, split, "r")
 
 
 def test_only_scores_of_the_same_checkpoint_and_split_are_replaced_unasked(tmp_path: Path) -> None:
     path = tmp_path / "s.csv"
     mine = origin(path, "a.pth", {"run_id": "mine", "stage": 1, "epochs_done": 1}, "test")
-    claim(path, mine)
+    refuse_foreign_files(path, mine)
     path.write_text("somebody's table")
     with pytest.raises(FileExistsError, match="--overwrite"):
-        claim(path, mine)
+        refuse_foreign_files(path, mine)
     write_metrics(path, mine, {})
-    claim(path, mine)
+    refuse_foreign_files(path, mine)
     for change in ({"run_id": "another"}, {"checkpoint": "b.pth"}, {"split": "val"}):
         with pytest.raises(FileExistsError, match="of another run, checkpoint or split"):
-            claim(path, mine | change)
+            refuse_foreign_files(path, mine | change)
     path.unlink()
     with pytest.raises(FileExistsError, match="s_metrics.json"):
-        claim(path, mine | {"run_id": "another"})
+        refuse_foreign_files(path, mine | {"run_id": "another"})
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,8 @@
-"""What tests/runtime/test_process_group.py starts under torchrun.
+"""What tests/runtime/test_processes.py starts under torchrun.
 
-torchrun_worker.py main WORDS     main.py, noting the pictures that it trains on; see _main
-torchrun_worker.py steps FILE     the loss of every step of an epoch of some pictures
-torchrun_worker.py rows FILE      what several counts of pictures are scored with
+torchrun_worker.py main WORDS     main.py, noting the images that it trains on; see _main
+torchrun_worker.py steps FILE     the loss of every step of an epoch of some images
+torchrun_worker.py rows FILE      what several counts of images are scored with
 """
 
 import json
@@ -25,15 +25,15 @@ from chestxray.data import decoding  # noqa: E402
 from chestxray.evaluation.predict import predict  # noqa: E402
 from chestxray.models import resnet  # noqa: E402
 from chestxray.models.features import Features  # noqa: E402
-from chestxray.runtime.process_group import Processes, joined  # noqa: E402
+from chestxray.runtime.processes import Processes, process_group  # noqa: E402
 from chestxray.training import trainer  # noqa: E402
 from chestxray.training.losses import FocalLoss  # noqa: E402
 from chestxray.training.run import Run  # noqa: E402
 
 CPU = torch.device("cpu")
 COUNTS = (15, 13, 2, 1, 0)
-# Pictures of an epoch whose batches of 6 are cut alike by one, two and three processes: with a rest
-# that joins, of uneven shares, and of fewer than two for each process.
+# Images of an epoch whose batches of 6 are cut alike by one, two and three processes: with a
+# remainder that joins, of uneven shares, and of fewer than two for each process.
 TOTAL, LENGTHS = 6, (12, 13, 19, 5, 3)
 
 
@@ -44,7 +44,7 @@ def steps(count: int, batch_size: int, processes: Processes) -> tuple[list[float
     """
     network = resnet.build_model(15, seed=0)
     network.set_trainable(resnet.STAGES[4])
-    data = Features(random_dataset(count), network.frozen_part())
+    data = Features(random_dataset(count), network.frozen_stem())
     run = Run("r", 4, 1e-3, epochs_done=0, epochs_planned=1)
     sums = [(0, 0.0)]
     optimizer = torch.optim.SGD(network.trainable_parameters(), lr=1e-3)
@@ -57,7 +57,7 @@ def steps(count: int, batch_size: int, processes: Processes) -> tuple[list[float
         np.random.default_rng(5).permutation(count),
         batch_size,
         run,
-        after_look=lambda: sums.append((run.pictures_done, run.loss_sum)),
+        after_sync=lambda: sums.append((run.images_done, run.loss_sum)),
         processes=processes,
     )
     losses = [(b[1] - a[1]) / (b[0] - a[0]) for a, b in zip(sums, sums[1:], strict=False)]
@@ -65,17 +65,17 @@ def steps(count: int, batch_size: int, processes: Processes) -> tuple[list[float
 
 
 def rows(count: int, processes: Processes) -> np.ndarray:
-    """Scores of pictures, whatever process computed them."""
+    """Scores of images, whatever process computed them."""
     network = resnet.build_model(15, seed=0)
-    return predict(
-        network.trained_part(), random_dataset(count), 4, "scoring", processes=processes
-    )[1]
+    return predict(network.folded_head(), random_dataset(count), 4, "scoring", processes=processes)[
+        1
+    ]
 
 
 def _main(words: list[str]) -> int:
-    """main.py. NOTES: a folder for the names of the pictures of each batch that is trained on.
+    """main.py. NOTES: a folder for the names of the images of each batch that is trained on.
     STOP, RAISE: "RANK BATCH", a process that gets a TERM, or runs out of memory, before a batch.
-    DECODE: "fail" or "die", what the first process does rather than decode. Decoded pictures are
+    DECODE: "fail" or "die", what the first process does rather than decode. Decoded images are
     noted too."""
     rank = int(os.environ.get("RANK", 0))
     gather, batch = Features.gather, 0
@@ -93,7 +93,7 @@ def _main(words: list[str]) -> int:
                 notes.write("".join(f"{name}\n" for name in self.names[indices]))
         return gather(self, indices)
 
-    read_picture = decoding.read_picture
+    read_image = decoding.read_image
 
     def noting_decode(path: str, size: int) -> np.ndarray:
         with open(Path(os.environ["NOTES"]) / f"{rank}.decoded", "a") as notes:
@@ -102,15 +102,15 @@ def _main(words: list[str]) -> int:
             raise OSError("made up by a test")
         if rank == 0 and os.environ.get("DECODE") == "die":
             os.kill(os.getpid(), signal.SIGKILL)
-        return read_picture(path, size)
+        return read_image(path, size)
 
     Features.gather = noting  # type: ignore[method-assign]
-    decoding.read_picture = noting_decode
+    decoding.read_image = noting_decode
     return door.main(words)
 
 
 def _in_a_group(what: str, path: Path) -> None:
-    with joined(CPU, lambda: None) as processes:
+    with process_group(CPU, lambda: None) as processes:
         if what == "rows":
             found: object = [rows(count, processes).tolist() for count in COUNTS]
         else:

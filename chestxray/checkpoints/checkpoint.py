@@ -3,17 +3,17 @@
 A checkpoint is a zip of tensors and plain values that `torch.load(weights_only=True)` reads, so
 that opening one runs no code (chestxray/checkpoints/schema.py has each key's kind and range):
 
-    format 2 | run_id | arch | classes | stage | lr | epochs_done | epochs_planned
-    pictures_done, loss_sum, seconds_done   of the epoch under way; 0 between epochs
+    format 3 | run_id | arch | classes | stage | lr | epochs_done | epochs_planned
+    images_done, loss_sum, seconds_done   of the epoch under way; 0 between epochs
     parent      the checkpoint that the run began from, None for a first stage from scratch
     split       see chestxray.data.splits.pack
-    size, mean, std                         of the pictures that the network sees
+    size, mean, std                         of the images that the network sees
     args        the options of the run that are not this machine's
     model, optimizer                        state dicts
     history     the records of log.jsonl
     versions, threads, precision            of program and libraries; CPU threads; fp32 or bf16
-    processes                               that shared the batches; 1 in format 1, which lacks it
-    table       SHA-256 of the label tables, pictures by class
+    processes                               that shared the batches
+    table       SHA-256 of the label tables, images by class
 """
 
 import platform
@@ -30,9 +30,9 @@ from chestxray.checkpoints import safe_load, schema
 from chestxray.labels import CLASSES
 from chestxray.models.resnet import ARCH
 from chestxray.runtime.files import whole_file
-from chestxray.runtime.text import listed
+from chestxray.runtime.text import join_limited
 
-FORMAT = 2
+FORMAT = 3
 LAST, BEST = "last.pth", "best.pth"
 NAME = re.compile(r"stage([1-4])_(\d+)_(\d{2,})\.pth")
 
@@ -67,7 +67,7 @@ def load(path: Path) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: it is not there.
-        ValueError: not a checkpoint of ours, damaged, of a newer format, with a key that is missing
+        ValueError: not a checkpoint of ours, damaged, of another format, with a key that is missing
             or has no allowed value, of another network or other classes, or with numbers that are
             not finite.
     """
@@ -80,13 +80,11 @@ def verified(path: Path, content: Any) -> dict[str, Any]:
             f"{path} is no checkpoint of this program (it has no format); a state dict of a "
             "ResNet-50 can start a new run with --weights, and be scored with --test"
         )
-    if type(content["format"]) is int and content["format"] > FORMAT:
+    if type(content["format"]) is int and content["format"] != FORMAT:
         raise ValueError(
-            f"{path} has format {content['format']}, this program reads up to {FORMAT}: it was "
-            "written by a newer version"
+            f"{path} has format {content['format']}, this program reads format {FORMAT}: it was "
+            f"written by {'a newer' if content['format'] > FORMAT else 'an unreleased'} version"
         )
-    if content["format"] == 1:
-        content = {"processes": 1, **content}
     try:
         schema.check(content)
     except ValueError as error:
@@ -97,14 +95,14 @@ def verified(path: Path, content: Any) -> dict[str, Any]:
         strange = sorted(set(content["classes"]) ^ set(CLASSES)) or content["classes"]
         raise ValueError(
             f"{path} has other classes than this program's 15; they differ in "
-            f"{listed(strange, most=20)}"
+            f"{join_limited(strange, most=20)}"
         )
     strange = sorted(content["args"].keys() - schema.SCHEMA["args"].keys())
     if strange:
         raise ValueError(f"{path}: args.{strange[0]} is no option that a checkpoint keeps")
-    if content["pictures_done"] > content["split"]["train"]["images"].count("\n") + 1:
+    if content["images_done"] > content["split"]["train"]["images"].count("\n") + 1:
         raise ValueError(
-            f"{path}: pictures_done is {content['pictures_done']}, and fewer are for training"
+            f"{path}: images_done is {content['images_done']}, and fewer are for training"
         )
     safe_load.check_finite(path, "weights", content["model"])
     for number, moments in content["optimizer"]["state"].items():

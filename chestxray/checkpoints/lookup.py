@@ -1,6 +1,5 @@
 """Which checkpoint a typed name means, and opening it."""
 
-import hashlib
 import re
 from pathlib import Path
 from typing import Any
@@ -12,10 +11,13 @@ from chestxray.checkpoints.checkpoint import LAST, NAME, load, lr_digits, verifi
 from chestxray.data import splits
 from chestxray.labels import CLASSES
 from chestxray.models.resnet import check_weights
-from chestxray.runtime.text import listed
+from chestxray.runtime.files import file_digest
+from chestxray.runtime.text import join_limited
 
 
-def opened(name: str | None, folder: Path, test: bool) -> tuple[Path, dict[str, Any], list[str]]:
+def open_checkpoint(
+    name: str | None, folder: Path, test: bool
+) -> tuple[Path, dict[str, Any], list[str]]:
     """The checkpoint to go on from or to test, its classes in our order.
 
     Args:
@@ -38,8 +40,8 @@ def opened(name: str | None, folder: Path, test: bool) -> tuple[Path, dict[str, 
         if stored["stage"] is None:
             notes += [
                 f"{path} was not written by this program: its {len(CLASSES)} outputs are taken to "
-                f"be, in this order, {listed(CLASSES, most=len(CLASSES))}",
-                "it does not say which pictures it was trained on: scores of those are no test",
+                f"be, in this order, {join_limited(CLASSES, most=len(CLASSES))}",
+                "it does not say which images it was trained on: scores of those are no test",
             ]
     try:
         check_weights(stored["model"], len(CLASSES))
@@ -51,13 +53,7 @@ def opened(name: str | None, folder: Path, test: bool) -> tuple[Path, dict[str, 
     return path, stored, notes
 
 
-def digest(path: Path) -> str:
-    """A short name of a file's content."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
-
-
-def run_of(path: Path) -> str | None:
+def read_run_id(path: Path) -> str | None:
     """The run_id of a checkpoint; None where there is none. Reads the tensors' places only."""
     try:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
@@ -76,15 +72,15 @@ def _to_test(path: Path) -> dict[str, Any]:
     if outputs is not None and outputs != (len(CLASSES),):
         raise ValueError(
             f"{path} has {outputs.numel()} outputs; needed are {len(CLASSES)}, in this order: "
-            f"{listed(CLASSES, most=len(CLASSES))}"
+            f"{join_limited(CLASSES, most=len(CLASSES))}"
         )
     return {
-        "run_id": digest(path),
+        "run_id": file_digest(path)[:16],
         "classes": list(CLASSES),
         "stage": None,
         "epochs_done": None,
         "epochs_planned": 0,
-        "pictures_done": 0,
+        "images_done": 0,
         "args": {},
         "split": splits.EMPTY,
         "table": None,
@@ -126,13 +122,13 @@ def find(name: str, folder: Path) -> tuple[Path, str | None]:
         folder = Path(name).parent  # the folder that was named, and no other
     wanted = NAME.fullmatch(Path(name).name)
     if wanted is not None:
-        heirs = [path for path in _numbered(folder) if _descends(path, wanted)]
-        if len(heirs) == 1:
-            return heirs[0], (
-                f"{wanted[0]} is not there; {heirs[0]} is epoch {wanted[3]} of a line with a stage "
-                f"{wanted[1]} at that learning rate: used instead"
+        descendants = [path for path in _numbered(folder) if _is_descendant(path, wanted)]
+        if len(descendants) == 1:
+            return descendants[0], (
+                f"{wanted[0]} is not there; {descendants[0]} is epoch {wanted[3]} of a line with a "
+                f"stage {wanted[1]} at that learning rate: used instead"
             )
-    there = listed(sorted(path.name for path in folder.glob("*.pth")), most=20)
+    there = join_limited(sorted(path.name for path in folder.glob("*.pth")), most=20)
     raise FileNotFoundError(
         f"the checkpoint {name} is not there; in {folder} there is "
         + (there or "no checkpoint at all")
@@ -151,11 +147,11 @@ def other_machine(checkpoint: dict[str, Any], precision: str, processes: int) ->
     notes = []
     if differing:
         notes.append(
-            f"another machine than before ({listed(differing)}): exact but for the last bits"
+            f"another machine than before ({join_limited(differing)}): exact but for the last bits"
         )
     if checkpoint["processes"] != processes:
         notes.append(
-            f"processes {checkpoint['processes']} -> {processes}: the order of the pictures goes "
+            f"processes {checkpoint['processes']} -> {processes}: the order of the images goes "
             "on, and a step takes another number of them"
         )
     return notes
@@ -185,7 +181,7 @@ def _numbered(folder: Path) -> list[Path]:
     return sorted(path for path in folder.glob("stage*.pth") if NAME.fullmatch(path.name))
 
 
-def _descends(path: Path, wanted: re.Match[str]) -> bool:
+def _is_descendant(path: Path, wanted: re.Match[str]) -> bool:
     found = NAME.fullmatch(path.name)
     if found is None or int(found[3]) != int(wanted[3]):
         return False

@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from chestxray.runtime.text import listed
+from chestxray.runtime.text import join_limited
 
 # What torch.save names where it writes tensors and plain values.
 _PLAIN = re.compile(
@@ -71,8 +71,8 @@ def read(path: Path, stand_ins: Mapping[str, type] | None = None) -> Any:
     foreign = sorted(n for n in named if not _PLAIN.fullmatch(n) and n not in allowed)
     if foreign:
         raise ValueError(
-            f"{path} is not opened: besides tensors and plain values it names {listed(foreign)}, "
-            "and building these could run code"
+            f"{path} is not opened: besides tensors and plain values it names "
+            f"{join_limited(foreign)}, and building these could run code"
         )
     try:
         with torch.serialization.safe_globals([(kind, name) for name, kind in allowed.items()]):

@@ -63,7 +63,7 @@ _MOMENTS = _Kind(
 _PART = {"images": _TEXT, "patients": _TEXT}
 
 SCHEMA: dict[str, Any] = {
-    "format": _whole(1),
+    "format": _one_of(3),
     "run_id": _TEXT,
     "arch": _TEXT,
     "classes": _NAMES,
@@ -71,7 +71,7 @@ SCHEMA: dict[str, Any] = {
     "lr": _RATE,
     "epochs_done": _whole(0, 100_000),
     "epochs_planned": _whole(1, 100_000),
-    "pictures_done": _whole(0),
+    "images_done": _whole(0),
     "loss_sum": _number(0),
     "seconds_done": _number(0),
     "parent": _optional(_TEXT),
@@ -109,7 +109,7 @@ SCHEMA: dict[str, Any] = {
             "stage": _STAGE,
             "epoch": _whole(1),
             "lr": _RATE,
-            "pictures": _whole(1),
+            "images": _whole(1),
             "train_loss": _number(0),
             "val_loss": _optional(_number(0)),
             "val_auc": _optional(_number(0)),

@@ -17,7 +17,7 @@ import numpy as np
 from chestxray.conformal import artifacts
 from chestxray.conformal.apply import apply, of_split
 from chestxray.conformal.calibrate import (
-    Choices,
+    Config,
     Level,
     Rows,
     calibrate,
@@ -26,8 +26,8 @@ from chestxray.conformal.calibrate import (
 )
 from chestxray.conformal.metrics import prediction_sets, realised
 from chestxray.conformal.resplits import cut_patients
-from chestxray.runtime.cli import Parser, QuietStreams
-from chestxray.runtime.text import counted, listed
+from chestxray.runtime.cli import Parser, PipeSafeStreams
+from chestxray.runtime.text import join_limited, plural
 from chestxray.scores import Scores, read_scores
 
 FRONTIER = [f"{percent / 100:g}" for percent in range(5, 75, 5)]
@@ -104,7 +104,7 @@ def build_parser() -> Parser:
         "--no-positive",
         choices=("drop", "zero", "error"),
         default="drop",
-        help="the miss rate of a picture without positive class (default: drop, it does not count)",
+        help="the miss rate of a image without positive class (default: drop, it does not count)",
     )
     parser.add_argument(
         "--empty",
@@ -177,7 +177,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = build_parser()
     args, typed = parser.parse(sys.argv[1:] if argv is None else argv)
     check_usage(parser, args, typed)
-    with QuietStreams():
+    with PipeSafeStreams():
         try:
             return run(args)
         except (OSError, ValueError) as error:
@@ -192,7 +192,7 @@ def run(args: argparse.Namespace) -> int:
         return 0
     folder = args.out or args.csv.parent / f"{stem(args.csv)}_{args.risk}_{args.method}"
     if args.alpha:
-        artifacts.claim(folder)
+        artifacts.refuse_foreign_files(folder)
     table = choose(read_scores(args.csv), args)
     choices = chosen(args, table)
     rows = Rows.of(table, args.unit)
@@ -215,8 +215,8 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def chosen(args: argparse.Namespace, table: Scores) -> Choices:
-    return Choices(
+def chosen(args: argparse.Namespace, table: Scores) -> Config:
+    return Config(
         risk=args.risk,
         method=args.method,
         delta=float(args.delta),
@@ -236,13 +236,13 @@ def chosen(args: argparse.Namespace, table: Scores) -> Choices:
 def choose(table: Scores, args: argparse.Namespace) -> Scores:
     """The rows of the split and the columns of the classes that are asked for."""
     if table.splits is None:
-        print(f"{args.csv} has no split column: all {counted(len(table.images), 'row')} are used")
+        print(f"{args.csv} has no split column: all {plural(len(table.images), 'row')} are used")
     split = args.split or ("val" if args.frontier else "test")
     table = of_split(args.csv, table, split)
     unknown = sorted(set(args.exclude) - set(table.classes))
     if unknown:
         raise ValueError(
-            f"--exclude {listed(unknown)}: the classes are {listed(table.classes, 20)}"
+            f"--exclude {join_limited(unknown)}: the classes are {join_limited(table.classes, 20)}"
         )
     kept = [k for k, name in enumerate(table.classes) if name not in args.exclude]
     if not kept:
@@ -252,17 +252,17 @@ def choose(table: Scores, args: argparse.Namespace) -> Scores:
     return table.take(np.ones(len(table.images), dtype=bool), kept)
 
 
-def cut(rows: Rows, choices: Choices) -> np.ndarray:
-    """(N,) bool, the pictures of a random share of the patients."""
+def cut(rows: Rows, choices: Config) -> np.ndarray:
+    """(N,) bool, the images of a random share of the patients."""
     names, codes = np.unique(rows.patients, return_inverse=True)
     rng = np.random.default_rng(choices.seed)
     return cut_patients(len(names), choices.cal_fraction, rng)[codes]
 
 
-def frontier(rows: Rows, choices: Choices) -> str:
+def frontier(rows: Rows, choices: Config) -> str:
     """What each level costs on these rows, as a table."""
     table = risk_table(rows, choices)
-    units = counted(len(np.unique(rows.units)), choices.unit)
+    units = plural(len(np.unique(rows.units)), choices.unit)
     lines = [
         f"{choices.risk.upper()} by {choices.method} on {units}, figures on the same rows, which "
         "are no calibration rows once alpha is chosen on them"
@@ -274,7 +274,7 @@ def frontier(rows: Rows, choices: Choices) -> str:
             lines.append(f"{alpha:>6}   {level.reason}")
             continue
         sets = prediction_sets(rows.scores, level)
-        found = realised(rows, sets, choices)["patient" if choices.unit == "patient" else "picture"]
+        found = realised(rows, sets, choices)["patient" if choices.unit == "patient" else "image"]
         figures = "".join(
             f"{'n/a' if found[name] is None else format(found[name], '.3f'):>7}"
             for name in ("size", "fnr", "fdr", "empty")
@@ -284,7 +284,7 @@ def frontier(rows: Rows, choices: Choices) -> str:
     return "\n".join(lines)
 
 
-def refuse(levels: list[Level], cal: Rows, choices: Choices) -> int:
+def refuse(levels: list[Level], cal: Rows, choices: Config) -> int:
     """Say that and why nothing is certified, and what would be (exit 3)."""
     for level in levels:
         print(f"alpha {level.alpha}: nothing is certified, {level.reason}", file=sys.stderr)

@@ -8,8 +8,8 @@ from chestxray.conformal import artifacts, thresholds
 from chestxray.conformal.calibrate import Rows
 from chestxray.conformal.report import entry, lines
 from chestxray.conformal.shift import describe_shift, patient_counts, patient_key
-from chestxray.conformal.thresholds import Held
-from chestxray.runtime.text import counted, listed
+from chestxray.conformal.thresholds import StoredThresholds
+from chestxray.runtime.text import join_limited, plural
 from chestxray.scores import Scores, read_scores
 
 
@@ -32,7 +32,7 @@ def apply(source: Path, stored: Path, split: str | None, folder: Path | None) ->
     held = thresholds.read(stored)
     name = source.name.removesuffix(".gz").removesuffix(".csv")
     folder = folder or stored.parent / f"applied_{name}"
-    artifacts.claim(folder, application=True)
+    artifacts.refuse_foreign_files(folder, application=True)
     table = _columns(
         source, of_split(source, read_scores(source, labels=False), split), held, stored
     )
@@ -43,8 +43,8 @@ def apply(source: Path, stored: Path, split: str | None, folder: Path | None) ->
     judged = rows if labelled else None
     report = {
         "title": f"{stored.name} applied to {source.name}",
-        "rows": f"{counted(len(rows.units), 'picture')} of "
-        f"{counted(len(np.unique(rows.patients)), 'patient')}"
+        "rows": f"{plural(len(rows.units), 'image')} of "
+        f"{plural(len(np.unique(rows.patients)), 'patient')}"
         + ("." if labelled else ", without labels: no realised figures."),
         "warnings": against + _unchecked(held, table, split),
         "promise_holds": not against,
@@ -57,7 +57,7 @@ def apply(source: Path, stored: Path, split: str | None, folder: Path | None) ->
     roles = np.full(len(table.images), "eval", dtype=object)
     written = artifacts.files_of(table, roles, held.levels, report)
     artifacts.save(folder, written)
-    return [*lines(report), f"wrote {folder}/: {listed(written)}"]
+    return [*lines(report), f"wrote {folder}/: {join_limited(written)}"]
 
 
 def of_split(source: Path, table: Scores, split: str | None) -> Scores:
@@ -72,23 +72,23 @@ def of_split(source: Path, table: Scores, split: str | None) -> Scores:
     if not keep.any():
         raise ValueError(
             f"{source} has no rows of the split {split!r}; it has "
-            f"{listed(sorted(set(table.splits)))}: --from names one"
+            f"{join_limited(sorted(set(table.splits)))}: --from names one"
         )
     return table.take(keep, list(range(len(table.classes))))
 
 
-def _columns(source: Path, table: Scores, held: Held, stored: Path) -> Scores:
+def _columns(source: Path, table: Scores, held: StoredThresholds, stored: Path) -> Scores:
     """The classes of the thresholds, in their order."""
     missing = [name for name in held.classes if name not in table.classes]
     if missing:
         raise ValueError(
-            f"{source} has no class {listed(missing)}, which {stored} has thresholds for"
+            f"{source} has no class {join_limited(missing)}, which {stored} has thresholds for"
         )
     columns = [table.classes.index(name) for name in held.classes]
     return table.take(np.ones(len(table.images), dtype=bool), columns)
 
 
-def _against(held: Held, table: Scores, sha256: str) -> list[str]:
+def _against(held: StoredThresholds, table: Scores, sha256: str) -> list[str]:
     """What takes the promise back for these rows."""
     found = []
     if sha256 == held.sha256:
@@ -100,13 +100,13 @@ def _against(held: Held, table: Scores, sha256: str) -> list[str]:
     again = set(held.images) & set(table.images)
     if both or again:
         found.append(
-            f"{counted(len(both), 'patient')} and {counted(len(again), 'picture')} of the "
-            f"calibration are here too ({listed(both or sorted(again), 3)}): these rows are no "
-            "fresh ones"
+            f"{plural(len(both), 'patient')} and {plural(len(again), 'image')} of the "
+            f"calibration are here too ({join_limited(both or sorted(again), 3)}): these rows "
+            "are not fresh"
         )
     if table.patients is None and held.choices.unit == "patient":
         found.append(
-            "no patient column: the thresholds are for patients, and pictures stand for them here"
+            "no patient column: the thresholds are for patients, and images stand for them here"
         )
     if table.targets.shape[1]:
         owners = table.images if table.patients is None else table.patients
@@ -121,7 +121,7 @@ def _patients(names: np.ndarray | list[str] | None) -> set[str]:
     return set() if names is None else {patient_key(name) for name in names}
 
 
-def _unchecked(held: Held, table: Scores, split: str | None) -> list[str]:
+def _unchecked(held: StoredThresholds, table: Scores, split: str | None) -> list[str]:
     """What could not be compared."""
     found = []
     if split is not None and table.splits is None:

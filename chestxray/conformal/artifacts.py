@@ -1,4 +1,4 @@
-"""The files of a calibration: thresholds.json, sets.csv, report.json, report.md, four pictures."""
+"""The files of a calibration: thresholds.json, sets.csv, report.json, report.md, four plots."""
 
 import csv
 import io
@@ -10,18 +10,18 @@ import numpy as np
 
 from chestxray.conformal import plots, thresholds
 from chestxray.conformal.bounds import wsr_bound
-from chestxray.conformal.calibrate import Choices, Level, Rows, loss_table, shuffled
+from chestxray.conformal.calibrate import Config, Level, Rows, loss_table, shuffled
 from chestxray.conformal.control import corrected_risk
 from chestxray.conformal.metrics import prediction_sets, summary
 from chestxray.conformal.report import entry, lines, markdown
 from chestxray.conformal.resplits import resplit, resplit_per_class
 from chestxray.conformal.risks import GRID, miss_rates, unit_codes
 from chestxray.runtime.files import whole_file
-from chestxray.runtime.text import counted, listed
+from chestxray.runtime.text import join_limited, plural
 from chestxray.scores import Scores
 
-PICTURES = ("risk.png", "resplits.png", "sizes.png", "classes.png")
-_FILES = ("thresholds.json", "sets.csv", "report.json", "report.md", *PICTURES)
+PLOTS = ("risk.png", "resplits.png", "sizes.png", "classes.png")
+_FILES = ("thresholds.json", "sets.csv", "report.json", "report.md", *PLOTS)
 _CURVE = 20  # a bound is drawn at every so many-th threshold of the grid
 _CALIBRATION, _APPLICATION = "a calibration", "applied thresholds"
 
@@ -38,7 +38,7 @@ def write(
     table: Scores,
     calibrates: np.ndarray,
     levels: list[Level],
-    choices: Choices,
+    choices: Config,
 ) -> list[str]:
     """Write everything about a calibration; returns what to tell the user.
 
@@ -46,7 +46,7 @@ def write(
         folder: where to; see claim.
         source: the scores CSV.
         table: the chosen rows and classes.
-        calibrates: (N,) bool, the pictures that calibrated; the others evaluate.
+        calibrates: (N,) bool, the images that calibrated; the others evaluate.
         levels: what calibrate found, at least one certified.
         choices: as typed.
     """
@@ -57,16 +57,16 @@ def write(
     void = "No promise for fresh patients" if seen else ""
     entries = [entry(level, choices, table.classes, judged, void) for level in levels]
     which = next(number for number, level in enumerate(levels) if level.certified)
-    drawn = _pictures(cal, judged, levels[which], entries[which], choices)
+    drawn = _plots(cal, judged, levels[which], entries[which], choices)
     if choices.resplits and judged is not None:
         drawn["resplits.png"] = _resplits(rows, entries[which], table.classes, choices)
-    entries[which]["pictures"] = [name for name in PICTURES if name in drawn]
+    entries[which]["plots"] = [name for name in PLOTS if name in drawn]
     report = {
         "title": f"{choices.risk.upper()} control of {source.name} by {choices.method.upper()}",
-        "rows": f"Calibrated on {counted(len(cal.units), 'picture')} of "
-        f"{counted(len(np.unique(cal.patients)), 'patient')}, evaluated on "
-        f"{counted(len(others.units), 'picture')} of "
-        f"{counted(len(np.unique(others.patients)), 'patient')}; the unit is the {choices.unit}.",
+        "rows": f"Calibrated on {plural(len(cal.units), 'image')} of "
+        f"{plural(len(np.unique(cal.patients)), 'patient')}, evaluated on "
+        f"{plural(len(others.units), 'image')} of "
+        f"{plural(len(np.unique(others.patients)), 'patient')}; the unit is the {choices.unit}.",
         "warnings": seen + _dependence(cal, choices),
         "promise_holds": not seen,
         "choices": choices.plain(),
@@ -77,10 +77,10 @@ def write(
     roles = np.where(calibrates, "cal", "eval")
     written = {"thresholds.json": held} | files_of(table, roles, levels, report) | drawn
     save(folder, written)
-    return [*lines(report), f"wrote {folder}/: {listed(n for n in _FILES if n in written)}"]
+    return [*lines(report), f"wrote {folder}/: {join_limited(n for n in _FILES if n in written)}"]
 
 
-def selected_on(choices: Choices) -> list[str]:
+def selected_on(choices: Config) -> list[str]:
     """What is wrong with calibrating on rows that the training has seen."""
     why = {
         "train": "the network was trained on these rows and scores them better than fresh ones",
@@ -94,19 +94,19 @@ def selected_on(choices: Choices) -> list[str]:
     ]
 
 
-def _dependence(cal: Rows, choices: Choices) -> list[str]:
-    """What a promise for pictures leaves out where patients have several."""
-    pictures_, patients = len(cal.units), len(np.unique(cal.patients))
-    if choices.unit != "image" or patients == pictures_:
+def _dependence(cal: Rows, choices: Config) -> list[str]:
+    """What a promise for images leaves out where patients have several."""
+    n_images, patients = len(cal.units), len(np.unique(cal.patients))
+    if choices.unit != "image" or patients == n_images:
         return []
     return [
-        f"{counted(pictures_, 'picture')} of {counted(patients, 'patient')} calibrated as if they "
-        "were independent: pictures of a patient are not, and the promise is broken more often "
+        f"{plural(n_images, 'image')} of {plural(patients, 'patient')} calibrated as if they "
+        "were independent: images of a patient are not, and the promise is broken more often "
         "than it says"
     ]
 
 
-def claim(folder: Path, application: bool = False) -> None:
+def refuse_foreign_files(folder: Path, application: bool = False) -> None:
     """Refuse a folder whose files are of something else than what is to be written.
 
     Raises:
@@ -115,8 +115,8 @@ def claim(folder: Path, application: bool = False) -> None:
     there = [name for name in _FILES if (folder / name).exists()]
     if there and _kind(folder) != (_APPLICATION if application else _CALIBRATION):
         raise FileExistsError(
-            f"{folder} holds {listed(there)} of {_kind(folder)}, which would be replaced: --out "
-            "names another folder"
+            f"{folder} holds {join_limited(there)} of {_kind(folder)}, which would be replaced: "
+            "--out names another folder"
         )
 
 
@@ -175,9 +175,9 @@ def _sets(table: Scores, roles: np.ndarray, levels: list[Level]) -> str:
 
 
 def _resplits(
-    rows: Rows, shown: dict[str, Any], classes: tuple[str, ...], choices: Choices
+    rows: Rows, shown: dict[str, Any], classes: tuple[str, ...], choices: Config
 ) -> bytes:
-    """The picture of the re-splits of a level, which gets their figures."""
+    """The plot of the re-splits of a level, which gets their figures."""
     alpha = shown["alpha"]
     shown["resplits"] = {"times": choices.resplits}
     if choices.per_class:
@@ -190,10 +190,10 @@ def _resplits(
     return plots.draw_resplits(risks, alpha, choices)
 
 
-def _pictures(
-    cal: Rows, judged: Rows | None, level: Level, shown: dict[str, Any], choices: Choices
+def _plots(
+    cal: Rows, judged: Rows | None, level: Level, shown: dict[str, Any], choices: Config
 ) -> dict[str, str | bytes]:
-    """All pictures of a certified level but that of the re-splits."""
+    """All plots of a certified level but that of the re-splits."""
     drawn: dict[str, str | bytes] = {}
     if level.thresholds is not None:
         drawn["risk.png"] = plots.draw_risk_per_class(_class_curves(cal), shown, choices)
@@ -206,7 +206,7 @@ def _pictures(
     return drawn
 
 
-def _curves(cal: Rows, choices: Choices) -> tuple[np.ndarray, np.ndarray | None]:
+def _curves(cal: Rows, choices: Config) -> tuple[np.ndarray, np.ndarray | None]:
     """(T,) risk on the calibration units, and (T,) its bound where the method has one."""
     counting = cal.counting(choices)
     losses = loss_table(counting, unit_codes(counting.units)[1], choices)

@@ -1,4 +1,4 @@
-"""Choices and rows -> thresholds, one for each alpha, and the smallest alpha that has one."""
+"""Config and rows -> thresholds, one for each alpha, and the smallest alpha that has one."""
 
 import math
 from collections.abc import Callable
@@ -23,14 +23,14 @@ from chestxray.conformal.risks import (
     miss_rates,
     unit_codes,
 )
-from chestxray.runtime.text import counted
+from chestxray.runtime.text import plural
 from chestxray.scores import Scores
 
 _DIGITS = 3  # of a printed smallest alpha
 
 
 @dataclass(frozen=True)
-class Choices:
+class Config:
     """What is to be controlled, how, and for whom; the names are the command's flags.
 
     `split` is --from: None where all rows are used.
@@ -56,7 +56,7 @@ class Choices:
         return {"from" if name == "split" else name: value for name, value in held.items()}
 
     @classmethod
-    def of(cls, held: dict[str, Any]) -> "Choices":
+    def of(cls, held: dict[str, Any]) -> "Config":
         """Back from `plain`."""
         named = {"split" if name == "from" else name: value for name, value in held.items()}
         return cls(**named | {"exclude": tuple(held["exclude"])})
@@ -64,13 +64,13 @@ class Choices:
 
 @dataclass
 class Rows:
-    """Pictures to calibrate on or to be judged by.
+    """Images to calibrate on or to be judged by.
 
     Attributes:
         targets: (N, K) uint8, 0 or 1.
         scores: (N, K) float64, in [0, 1].
-        units: (N,) what the guarantee is for: patients or picture names.
-        patients: (N,) whose picture it is; the picture names where patients are not known.
+        units: (N,) what the guarantee is for: patients or image names.
+        patients: (N,) whose image it is; the image names where patients are not known.
     """
 
     targets: np.ndarray
@@ -90,8 +90,8 @@ class Rows:
     def take(self, mask: np.ndarray) -> "Rows":
         return Rows(self.targets[mask], self.scores[mask], self.units[mask], self.patients[mask])
 
-    def counting(self, choices: Choices) -> "Rows":
-        """The pictures that the chosen risk counts."""
+    def counting(self, choices: Config) -> "Rows":
+        """The images that the chosen risk counts."""
         if choices.risk == "fdr":
             return self
         return self.take(counting_rows(self.targets, choices.no_positive))
@@ -128,11 +128,11 @@ class Level:
         return any(threshold is not None for threshold in found)
 
 
-def calibrate(rows: Rows, alpha: str, choices: Choices, table: np.ndarray | None = None) -> Level:
+def calibrate(rows: Rows, alpha: str, choices: Config, table: np.ndarray | None = None) -> Level:
     """The threshold for one alpha, or one a class.
 
     Args:
-        rows: the calibration pictures.
+        rows: the calibration images.
         alpha: in (0, 1), as text, so that it is taken exactly.
         choices: risk, method and conventions.
         table: the losses of these rows where they are known already.
@@ -152,10 +152,10 @@ def calibrate(rows: Rows, alpha: str, choices: Choices, table: np.ndarray | None
     return level
 
 
-_NO_POSITIVE = "no picture here has a positive class"
+_NO_POSITIVE = "no image here has a positive class"
 
 
-def smallest_alpha(rows: Rows, choices: Choices) -> str | None:
+def smallest_alpha(rows: Rows, choices: Config) -> str | None:
     """The smallest alpha for which these rows certify anything, rounded up, as to be typed.
 
     1/(n + 1) for CRC, the betting bound at the smallest threshold for RCPS, both to three digits;
@@ -199,15 +199,15 @@ def units_by_class(rows: Rows) -> list[int]:
     return [len(np.unique(rows.units[column == 1])) for column in rows.targets.T]
 
 
-def risk_table(rows: Rows, choices: Choices) -> np.ndarray | None:
-    """loss_table of the pictures that count; None where the method needs none or nothing counts."""
+def risk_table(rows: Rows, choices: Config) -> np.ndarray | None:
+    """loss_table of the images that count; None where the method needs none or nothing counts."""
     counting = rows.counting(choices)
     if choices.method == "crc" or not len(counting.units):
         return None
     return loss_table(counting, unit_codes(counting.units)[1], choices)
 
 
-def loss_table(rows: Rows, codes: np.ndarray, choices: Choices) -> np.ndarray:
+def loss_table(rows: Rows, codes: np.ndarray, choices: Config) -> np.ndarray:
     """(G, T) loss of each unit at each threshold of the grid."""
     if choices.risk == "fnr":
         return miss_rates(rows.targets, rows.scores, codes)
@@ -232,7 +232,7 @@ def _per_class(rows: Rows, alpha: str) -> Level:
 
 
 def _too_few(n: int, alpha: str) -> str:
-    return f"{counted(n, 'unit')} calibrated, fewer than 1/alpha - 1 = {1 / float(alpha) - 1:.1f}"
+    return f"{plural(n, 'unit')} calibrated, fewer than 1/alpha - 1 = {1 / float(alpha) - 1:.1f}"
 
 
 def _crc(level: Level, rows: Rows, codes: np.ndarray) -> None:
@@ -249,7 +249,7 @@ def _crc(level: Level, rows: Rows, codes: np.ndarray) -> None:
         level.bound = float(corrected_risk(np.array(risk), level.n_units))
 
 
-def _rcps(level: Level, rows: Rows, losses: np.ndarray, choices: Choices) -> None:
+def _rcps(level: Level, rows: Rows, losses: np.ndarray, choices: Config) -> None:
     order = shuffled(len(losses), choices)
     found = rcps_threshold(losses, float(level.alpha), choices.delta, order)
     if found == -np.inf:
@@ -265,12 +265,12 @@ def _rcps(level: Level, rows: Rows, losses: np.ndarray, choices: Choices) -> Non
     level.bound = min(wsr_bound(losses[order, place], choices.delta), float(level.alpha))
 
 
-def shuffled(n: int, choices: Choices) -> np.ndarray:
+def shuffled(n: int, choices: Config) -> np.ndarray:
     """The order in which RCPS bets on n units: it knows no labels."""
     return np.random.default_rng(choices.seed).permutation(n)
 
 
-def _ltt(level: Level, rows: Rows, losses: np.ndarray, choices: Choices) -> None:
+def _ltt(level: Level, rows: Rows, losses: np.ndarray, choices: Config) -> None:
     risks = losses.mean(axis=0)
     strict_last = choices.risk == "fdr"
     alpha = float(level.alpha)

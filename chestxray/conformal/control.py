@@ -23,9 +23,9 @@ def crc_threshold(
     sum over the positives (i, k) with p_ik < t of 1 / (|Y_i| m_g(i)) <= (n + 1) alpha - 1.
 
     Args:
-        targets: (N, K), 0 or 1, of the pictures that count.
+        targets: (N, K), 0 or 1, of the images that count.
         scores: (N, K), in [0, 1].
-        codes: (N,) unit of each picture, 0 to n - 1.
+        codes: (N,) unit of each image, 0 to n - 1.
         alpha: in [0, 1]; text and fractions are taken exactly.
 
     Returns:
@@ -53,8 +53,8 @@ class Misses:
         order = np.argsort(scored, kind="stable")
         self.scores = scored[order]
         self.units = codes[row][order]
-        per_picture = targets.sum(axis=1, dtype=np.int64) * np.bincount(codes)[codes]
-        self.denominators = per_picture[row][order]
+        per_image = targets.sum(axis=1, dtype=np.int64) * np.bincount(codes)[codes]
+        self.denominators = per_image[row][order]
         self.weights = 1 / self.denominators
 
     def largest_threshold(self, allowed: Fraction, chosen: np.ndarray | None = None) -> float:

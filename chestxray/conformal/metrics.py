@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from chestxray.conformal.calibrate import Choices, Level, Rows
+from chestxray.conformal.calibrate import Config, Level, Rows
 from chestxray.conformal.risks import counting_rows
 
 LEVEL = 0.95  # of the intervals by class
@@ -12,23 +12,23 @@ _RESAMPLES = 1000
 
 
 def prediction_sets(scores: np.ndarray, level: Level) -> np.ndarray:
-    """(N, K) bool: which classes are in the set of each picture at a certified level."""
+    """(N, K) bool: which classes are in the set of each image at a certified level."""
     if level.thresholds is not None:
         limits = np.array([-np.inf if t is None else t for t in level.thresholds])
         return scores >= limits
     return scores >= level.threshold
 
 
-def realised(rows: Rows, sets: np.ndarray, choices: Choices) -> dict[str, dict[str, float | None]]:
-    """Risks and sizes on labelled rows, weighted by picture and by patient.
+def realised(rows: Rows, sets: np.ndarray, choices: Config) -> dict[str, dict[str, float | None]]:
+    """Risks and sizes on labelled rows, weighted by image and by patient.
 
     Args:
-        rows: N pictures with labels.
+        rows: N images with labels.
         sets: (N, K) bool.
         choices: the conventions for 0/0.
 
     Returns:
-        For "picture" and "patient": fnr, fdr, fdr_nonempty, empty, full, size, precision, recall;
+        For "image" and "patient": fnr, fdr, fdr_nonempty, empty, full, size, precision, recall;
         None where nothing counts.
     """
     truth = rows.targets.astype(bool)
@@ -42,7 +42,7 @@ def realised(rows: Rows, sets: np.ndarray, choices: Choices) -> dict[str, dict[s
     counts = counting_rows(rows.targets, how)
     _, patient = np.unique(rows.patients, return_inverse=True)
     found = {}
-    for name in ("picture", "patient"):
+    for name in ("image", "patient"):
 
         def mean(values: np.ndarray, mask: np.ndarray, name: str = name) -> float | None:
             if not mask.any():
@@ -73,13 +73,13 @@ def per_class(
     """Recall and false discovery rate of each class, with 95 % patient-bootstrap intervals.
 
     Args:
-        rows: N pictures with labels.
+        rows: N images with labels.
         sets: (N, K) bool.
         classes: K names.
         seed: of the bootstrap.
 
     Returns:
-        By class: positives, selected, and for "picture" and "patient" recall and fdr with their
+        By class: positives, selected, and for "image" and "patient" recall and fdr with their
         intervals [low, high]; None where 0/0. By patient, a share is the mean over the patients
         that have the class (recall) or a selection of it (fdr).
     """
@@ -92,7 +92,7 @@ def per_class(
         for k, name in enumerate(classes)
     }
     wanted, selected, right = (_by_patient(v, patient) for v in (truth, sets, truth & sets))
-    for weighting in ("picture", "patient"):
+    for weighting in ("image", "patient"):
         recall = _ratio(right, wanted, times, weighting)
         precision = _ratio(right, selected, times, weighting)
         for k, name in enumerate(classes):
@@ -104,12 +104,12 @@ def per_class(
 
 
 def _ratio(part: np.ndarray, whole: np.ndarray, times: np.ndarray, weighting: str) -> np.ndarray:
-    """(1 + B, K) shares of all pictures, then of each resample; NaN where 0/0.
+    """(1 + B, K) shares of all images, then of each resample; NaN where 0/0.
 
     Args:
         part, whole: (G, K) counts of each patient.
         times: (B, G) how often each patient is in a resample.
-        weighting: "picture" divides the sums, "patient" takes the mean of the patients' shares.
+        weighting: "image" divides the sums, "patient" takes the mean of the patients' shares.
     """
     if weighting == "patient":
         there = whole > 0

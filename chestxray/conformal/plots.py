@@ -1,11 +1,11 @@
-"""The four pictures of the report; matplotlib is imported only when one is drawn."""
+"""The four plots of the report; matplotlib is imported only when one is drawn."""
 
 import io
 from typing import Any
 
 import numpy as np
 
-from chestxray.conformal.calibrate import Choices
+from chestxray.conformal.calibrate import Config
 from chestxray.conformal.risks import GRID
 
 _BLUE, _ORANGE, _GREEN, _BLACK = "#0072b2", "#d55e00", "#009e73", "#222222"
@@ -15,7 +15,7 @@ _DASHES = ("-", "--", ":")  # with the colours, 18 lines that differ
 _TICKS = (0.001, 0.01, 0.1, 0.5, 0.9, 0.99, 0.999)
 
 
-def _axes(choices: Choices, alpha: str) -> tuple[Any, Any]:
+def _axes(choices: Config, alpha: str) -> tuple[Any, Any]:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 5), layout="constrained")
@@ -48,7 +48,7 @@ def draw_risk(
     risks: np.ndarray,
     bound: np.ndarray | None,
     level: dict[str, Any],
-    choices: Choices,
+    choices: Config,
 ) -> bytes:
     """Risk on the calibration rows against the threshold, with bound, alpha and certified part.
 
@@ -76,7 +76,7 @@ def draw_risk(
 
 
 def draw_risk_per_class(
-    curves: list[np.ndarray | None], level: dict[str, Any], choices: Choices
+    curves: list[np.ndarray | None], level: dict[str, Any], choices: Config
 ) -> bytes:
     """The corrected miss rate of each class against its threshold, with a dot at the chosen one.
 
@@ -108,7 +108,7 @@ def draw_risk_per_class(
     return _png(figure)
 
 
-def draw_resplits(risks: np.ndarray, alpha: str, choices: Choices) -> bytes:
+def draw_resplits(risks: np.ndarray, alpha: str, choices: Config) -> bytes:
     """Histogram of the realised risk over re-splits by patient, with alpha and the mean.
 
     Args:
@@ -133,9 +133,7 @@ def draw_resplits(risks: np.ndarray, alpha: str, choices: Choices) -> bytes:
     return _png(figure)
 
 
-def draw_resplits_per_class(
-    found: dict[str, dict[str, Any]], alpha: str, choices: Choices
-) -> bytes:
+def draw_resplits_per_class(found: dict[str, dict[str, Any]], alpha: str, choices: Config) -> bytes:
     """Realised miss rate of each class over re-splits by patient: median, 5-95 %, and alpha.
 
     Args:
@@ -164,23 +162,23 @@ def draw_resplits_per_class(
     return _png(figure)
 
 
-def draw_sizes(sets: np.ndarray, alpha: str, choices: Choices) -> bytes:
-    """How many classes the sets (N, K) of the evaluation pictures have."""
+def draw_sizes(sets: np.ndarray, alpha: str, choices: Config) -> bytes:
+    """How many classes the sets (N, K) of the evaluation images have."""
     figure, axes = _axes(choices, alpha)
     sizes, classes = sets.sum(axis=1), sets.shape[1]
     shares = np.bincount(sizes, minlength=classes + 1) / len(sizes)
     axes.bar(np.arange(classes + 1), shares, color=_BLUE)
     axes.axvline(sizes.mean(), color=_ORANGE, linewidth=2, label=f"mean {sizes.mean():.2f}")
     axes.plot([], [], " ", label=f"empty {shares[0]:.1%}, every class {shares[-1]:.1%}")
-    axes.set(xlabel="classes in the prediction set", ylabel="share of the evaluation pictures")
+    axes.set(xlabel="classes in the prediction set", ylabel="share of the evaluation images")
     axes.set_xticks(np.arange(classes + 1))
     axes.legend(frameon=False)
     return _png(figure)
 
 
-def draw_classes(table: dict[str, dict[str, Any]], alpha: str, choices: Choices) -> bytes:
+def draw_classes(table: dict[str, dict[str, Any]], alpha: str, choices: Config) -> bytes:
     """Recall and false share of each class, weighted by the unit, with bootstrap intervals."""
-    weighting = "patient" if choices.unit == "patient" else "picture"
+    weighting = "patient" if choices.unit == "patient" else "image"
     figure, axes = _axes(choices, alpha)
     places = np.arange(len(table))
     for shift, what, color in ((-0.2, "recall", _BLUE), (0.2, "fdr", _ORANGE)):

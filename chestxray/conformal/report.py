@@ -2,13 +2,13 @@
 
 from typing import Any
 
-from chestxray.conformal.calibrate import Choices, Level, Rows
+from chestxray.conformal.calibrate import Config, Level, Rows
 from chestxray.conformal.metrics import per_class, prediction_sets, realised
-from chestxray.runtime.text import counted
+from chestxray.runtime.text import plural
 
 
 def entry(
-    level: Level, choices: Choices, classes: tuple[str, ...], judged: Rows | None, void: str = ""
+    level: Level, choices: Config, classes: tuple[str, ...], judged: Rows | None, void: str = ""
 ) -> dict[str, Any]:
     """A level as plain values, with its realised figures on the judged rows.
 
@@ -16,7 +16,7 @@ def entry(
         level: of calibrate.
         choices: of the calibration.
         classes: K names.
-        judged: labelled pictures; None where there are none.
+        judged: labelled images; None where there are none.
         void: how a warning takes the promise back, "" where none does.
     """
     by_class = level.thresholds, level.units_by_class
@@ -44,21 +44,21 @@ def entry(
     return found
 
 
-def guarantee(level: Level, choices: Choices) -> str:
+def guarantee(level: Level, choices: Config) -> str:
     """What a certified level promises, in one plain sentence, and for whom."""
     risk = {"fnr": "the share of positive classes missed", "fdr": "the false share of the set"}
     what = f"{risk[choices.risk]} ({choices.risk.upper()})"
-    whom = {"patient": "a new patient's pictures, averaged over them,", "image": "a new picture"}
+    whom = {"patient": "a new patient's images, averaged over them,", "image": "a new image"}
     if choices.risk == "fnr" and choices.no_positive == "drop":
         whom = {
-            "patient": "a new patient's pictures that have a positive class, averaged over them,",
-            "image": "a new picture that has a positive class",
+            "patient": "a new patient's images that have a positive class, averaged over them,",
+            "image": "a new image that has a positive class",
         }
     conditions = (
         f"; it holds for {choices.unit}s drawn like those that calibrated, each alpha alone"
     )
     if choices.risk == "fnr" and choices.no_positive == "zero":
-        conditions += ", with 0 for a picture without positive class"
+        conditions += ", with 0 for a image without positive class"
     if choices.risk == "fdr":
         conditions += f", with {choices.empty:g} for an empty set"
     if choices.per_class:
@@ -95,7 +95,7 @@ def markdown(report: dict[str, Any]) -> str:
         lines += _realised_tables(level)
         if level.get("resplits"):
             lines += ["", *_cuts_table(level)]
-        for name in level.get("pictures", []):
+        for name in level.get("plots", []):
             lines += ["", f"![{_TITLES[name]}]({name})"]
     return "\n".join(lines) + "\n"
 
@@ -103,19 +103,19 @@ def markdown(report: dict[str, Any]) -> str:
 def _realised_tables(level: dict[str, Any]) -> list[str]:
     if level["realised"] is None:
         return ["", "No labelled rows for evaluation: no realised figures."]
-    lines = ["", "| realised | by picture | by patient |", "|---|---|---|"]
+    lines = ["", "| realised | by image | by patient |", "|---|---|---|"]
     lines += [
-        f"| {text} | {_number(level['realised']['picture'][name])} "
+        f"| {text} | {_number(level['realised']['image'][name])} "
         f"| {_number(level['realised']['patient'][name])} |"
         for name, text in _ROWS.items()
     ]
     lines += [
         "",
-        "| class | positives | recall by picture | by patient | FDR by picture | by patient |",
+        "| class | positives | recall by image | by patient | FDR by image | by patient |",
         "|---|---|---|---|---|---|",
     ]
     for name, row in level["classes"].items():
-        shares = [row[w][what] for what in ("recall", "fdr") for w in ("picture", "patient")]
+        shares = [row[w][what] for what in ("recall", "fdr") for w in ("image", "patient")]
         lines.append(
             f"| {name} | {row['positives']} | " + " | ".join(_interval(s) for s in shares) + " |"
         )
@@ -125,7 +125,7 @@ def _realised_tables(level: dict[str, Any]) -> list[str]:
 def cuts_lines(level: dict[str, Any]) -> list[str]:
     """What the re-splits found, in a line, or one a class."""
     cuts = level["resplits"]
-    begin = f"{counted(cuts['times'], 'cut')} by patient"
+    begin = f"{plural(cuts['times'], 'cut')} by patient"
     if "classes" in cuts:
         width = max(map(len, cuts["classes"]))
         by_class = [f"  {name:<{width}} {_cuts(found)}" for name, found in cuts["classes"].items()]
@@ -147,7 +147,7 @@ def _cuts_table(level: dict[str, Any]) -> list[str]:
     cuts = level["resplits"]
     whole = {"all classes": cuts}
     lines = [
-        f"| realised risk over {counted(cuts['times'], 'cut')} by patient | mean | median "
+        f"| realised risk over {plural(cuts['times'], 'cut')} by patient | mean | median "
         "| 5-95 % | above alpha |",
         "|---|---|---|---|---|",
     ]
@@ -174,7 +174,7 @@ def lines(report: dict[str, Any]) -> list[str]:
         said.append(f"  {level['guarantee']}")
         said.append(f"  threshold: {threshold_text(level)}")
         said.append(f"  {counting(level)}")
-        for name in ("picture", "patient") if level["realised"] else ():
+        for name in ("image", "patient") if level["realised"] else ():
             shown = {k: _number(v) for k, v in level["realised"][name].items()}
             said.append(
                 f"  realised by {name:<8} FNR {shown['fnr']}  FDR {shown['fdr']} (non-empty "
@@ -216,7 +216,7 @@ def threshold_text(level: dict[str, Any]) -> str:
 
 def counting(level: dict[str, Any]) -> str:
     """How much counted in the calibration of a level, and the bound that it reached."""
-    found = f"{level['n_units']:,} units with {level['n_images']:,} pictures counted"
+    found = f"{level['n_units']:,} units with {level['n_images']:,} images counted"
     return found if level["bound"] is None else f"{found}; bound or p-value {level['bound']:.4g}"
 
 

@@ -5,7 +5,7 @@ from fractions import Fraction
 
 import numpy as np
 
-from chestxray.conformal.calibrate import Choices, Rows, loss_table
+from chestxray.conformal.calibrate import Config, Rows, loss_table
 from chestxray.conformal.control import Misses, ltt_thresholds, rcps_threshold
 from chestxray.conformal.risks import GRID, unit_codes
 
@@ -18,11 +18,11 @@ def cut_patients(n: int, fraction: float, rng: np.random.Generator) -> np.ndarra
     return chosen
 
 
-def resplit(rows: Rows, alpha: str, choices: Choices) -> tuple[np.ndarray, np.ndarray]:
+def resplit(rows: Rows, alpha: str, choices: Config) -> tuple[np.ndarray, np.ndarray]:
     """Calibrate one threshold and judge it, on as many cuts as chosen.
 
     Args:
-        rows: all pictures, calibration and evaluation together.
+        rows: all images, calibration and evaluation together.
         alpha: as in calibrate.
         choices: with the number of cuts, the share that calibrates, and the seed.
 
@@ -56,7 +56,7 @@ def resplit(rows: Rows, alpha: str, choices: Choices) -> tuple[np.ndarray, np.nd
     return _judged(risk, cuts, thresholds), thresholds
 
 
-def resplit_per_class(rows: Rows, alpha: str, choices: Choices) -> np.ndarray:
+def resplit_per_class(rows: Rows, alpha: str, choices: Config) -> np.ndarray:
     """Miss rate of each class over the cuts, each with a threshold of its own.
 
     Args:
@@ -82,7 +82,7 @@ def resplit_per_class(rows: Rows, alpha: str, choices: Choices) -> np.ndarray:
 
 
 def _cuts(
-    rows: Rows, codes: np.ndarray, patients: np.ndarray, choices: Choices, rng: np.random.Generator
+    rows: Rows, codes: np.ndarray, patients: np.ndarray, choices: Config, rng: np.random.Generator
 ) -> np.ndarray:
     """(times, G) bool: the units of `rows` that calibrate, by cuts of all `patients`.
 
@@ -108,7 +108,7 @@ def _crc_thresholds(misses: Misses, cuts: np.ndarray, alpha: str) -> np.ndarray:
 
 
 def _ltt_thresholds(
-    losses: np.ndarray, largest: np.ndarray, cuts: np.ndarray, alpha: str, choices: Choices
+    losses: np.ndarray, largest: np.ndarray, cuts: np.ndarray, alpha: str, choices: Config
 ) -> np.ndarray:
     sizes = cuts.sum(axis=1)
     risks = (cuts.astype(float) @ losses) / sizes[:, None]

@@ -2,12 +2,12 @@
 
 K classes, scores p in [0, 1]: the prediction set at threshold t is C_t(x) = {k : p_k >= t}, so
 t = 0 is every class (the papers' lambda is 1 - t). A unit is what the guarantee is for, a patient
-or a picture; its loss is the mean over its pictures that count.
+or a image; its loss is the mean over its images that count.
 """
 
 import numpy as np
 
-from chestxray.runtime.text import counted
+from chestxray.runtime.text import plural
 
 # Thresholds fixed before any data are seen: quantiles of the calibration scores would void tests.
 GRID = 1 / (1 + np.exp(-np.linspace(-12, 12, 1000)))
@@ -20,24 +20,24 @@ def unit_codes(units: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def counting_rows(targets: np.ndarray, no_positive: str) -> np.ndarray:
-    """Which pictures count for the miss rate, 0/0 where a picture has no positive class.
+    """Which images count for the miss rate, 0/0 where a image has no positive class.
 
     Args:
         targets: (N, K), 0 or 1.
-        no_positive: "drop" (such a picture does not count), "zero" (its loss is 0), or "error".
+        no_positive: "drop" (such a image does not count), "zero" (its loss is 0), or "error".
 
     Returns:
         (N,) bool.
 
     Raises:
-        ValueError: "error" was asked for and there is such a picture.
+        ValueError: "error" was asked for and there is such a image.
     """
     positive: np.ndarray = (targets == 1).any(axis=1)
     if no_positive == "drop":
         return positive
     if no_positive == "error" and not positive.all():
         raise ValueError(
-            f"{counted(int((~positive).sum()), 'picture')} without positive class, miss rate 0/0; "
+            f"{plural(int((~positive).sum()), 'image')} without positive class, miss rate 0/0; "
             "--no-positive drop leaves them out, zero counts them as 0"
         )
     return np.ones(len(targets), dtype=bool)
@@ -46,12 +46,12 @@ def counting_rows(targets: np.ndarray, no_positive: str) -> np.ndarray:
 def miss_rates(
     targets: np.ndarray, scores: np.ndarray, codes: np.ndarray, grid: np.ndarray = GRID
 ) -> np.ndarray:
-    """The share of its positive classes that a unit's pictures miss (FNP = 1 - |Y n C| / |Y|).
+    """The share of its positive classes that a unit's images miss (FNP = 1 - |Y n C| / |Y|).
 
     Args:
-        targets: (N, K), 0 or 1; a picture without positive class has loss 0.
+        targets: (N, K), 0 or 1; a image without positive class has loss 0.
         scores: (N, K), in [0, 1].
-        codes: (N,) unit of each picture, 0 to G - 1, each at least once.
+        codes: (N,) unit of each image, 0 to G - 1, each at least once.
         grid: (T,) thresholds, ascending.
 
     Returns:
@@ -72,14 +72,14 @@ def false_discovery_rates(
     empty: float = 0.0,
     grid: np.ndarray = GRID,
 ) -> np.ndarray:
-    """The false share of the sets of a unit's pictures (FDP = |C minus Y| / |C|).
+    """The false share of the sets of a unit's images (FDP = |C minus Y| / |C|).
 
     Args:
         targets, scores, codes, grid: as in miss_rates.
         empty: loss of an empty set, 0 (as in the LTT paper) or 1.
 
     Returns:
-        (G, T) in [0, 1]; with all pictures in one unit, their mean, which is all that LTT needs.
+        (G, T) in [0, 1]; with all images in one unit, their mean, which is all that LTT needs.
     """
     n, classes = scores.shape
     met = np.searchsorted(grid, scores, side="right")  # thresholds that each class meets
@@ -87,7 +87,7 @@ def false_discovery_rates(
     leaves = np.take_along_axis(met, order, axis=1)  # where the set loses its m-th class
     false = np.cumsum(np.take_along_axis(targets != 1, order, axis=1), axis=1)
     shares = np.column_stack([np.full(n, empty), false / np.arange(1, classes + 1)])
-    # A picture's loss changes only where its set does: add up the changes, then sum along the grid.
+    # A image's loss changes only where its set does: add up the changes, then sum along the grid.
     units, steps = int(codes.max()) + 1, len(grid) + 1
     weights = 1 / np.bincount(codes)[codes]
     changes = (shares[:, :-1] - shares[:, 1:]) * weights[:, None]
@@ -106,5 +106,5 @@ def _summed(cells: np.ndarray) -> np.ndarray:
 
 
 def _denominators(targets: np.ndarray, codes: np.ndarray) -> np.ndarray:
-    """(N,) |Y_i| m_g(i): what a missed positive of picture i is divided by in its unit's loss."""
+    """(N,) |Y_i| m_g(i): what a missed positive of image i is divided by in its unit's loss."""
     return targets.sum(axis=1, dtype=np.int64) * np.bincount(codes)[codes]

@@ -20,7 +20,7 @@ def patient_counts(targets: np.ndarray, patients: np.ndarray) -> tuple[np.ndarra
         patients: (N,) names.
 
     Returns:
-        (G,) sorted names and (G, 1 + K) whole numbers: pictures, and positives of each class.
+        (G,) sorted names and (G, 1 + K) whole numbers: images, and positives of each class.
     """
     names, codes = np.unique(patients, return_inverse=True)
     counts = np.zeros((len(names), 1 + targets.shape[1]), dtype=np.int64)

@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 import numpy as np
 
 import chestxray
-from chestxray.conformal.calibrate import Choices, Level
+from chestxray.conformal.calibrate import Config, Level
 from chestxray.conformal.shift import patient_counts
 from chestxray.scores import Scores
 
@@ -27,20 +27,20 @@ _ALLOWED: dict[str, tuple] = {
 
 
 @dataclass
-class Held:
+class StoredThresholds:
     """What a thresholds.json holds.
 
     Attributes:
         choices: of the calibration.
         classes: K names.
         levels: one for each alpha; at least one is certified.
-        images: names of the pictures that calibrated.
+        images: names of the images that calibrated.
         patients: G names of theirs; None where the scores file named none.
-        counts: (G, 1 + K), see shift.patient_counts; a row a picture where patients is None.
+        counts: (G, 1 + K), see shift.patient_counts; a row a image where patients is None.
         sha256: of the scores file.
     """
 
-    choices: Choices
+    choices: Config
     classes: tuple[str, ...]
     levels: list[Level]
     images: list[str]
@@ -53,7 +53,7 @@ def sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def text(source: Path, cal: Scores, levels: list[dict[str, Any]], choices: Choices) -> str:
+def text(source: Path, cal: Scores, levels: list[dict[str, Any]], choices: Config) -> str:
     """The content of thresholds.json.
 
     Args:
@@ -81,7 +81,7 @@ def text(source: Path, cal: Scores, levels: list[dict[str, Any]], choices: Choic
     )
     calibration = {
         "patients": None if cal.patients is None else names.tolist(),
-        "pictures_and_positives_of_each": counts.tolist(),
+        "images_and_positives_of_each": counts.tolist(),
         "images": cal.images.tolist(),
     }
     # Thousands of names and numbers go on one line, so that the rest can be read.
@@ -89,7 +89,7 @@ def text(source: Path, cal: Scores, levels: list[dict[str, Any]], choices: Choic
     return f'{head},\n  "calibration": {json.dumps(calibration, separators=(",", ":"))}\n}}\n'
 
 
-def read(path: Path) -> Held:
+def read(path: Path) -> StoredThresholds:
     """Read a thresholds.json, and refuse what was cut short or edited into nonsense.
 
     Raises:
@@ -110,8 +110,8 @@ def _no_number(word: str) -> NoReturn:
     raise ValueError(f"{word} is no number")
 
 
-def _parsed(held: dict[str, Any]) -> Held:
-    choices, classes = Choices.of(held["choices"]), tuple(held["classes"])
+def _parsed(held: dict[str, Any]) -> StoredThresholds:
+    choices, classes = Config.of(held["choices"]), tuple(held["classes"])
     for name, allowed in _ALLOWED.items():
         if held["choices"][name] not in allowed:
             raise ValueError(f"{name} is {held['choices'][name]!r}")
@@ -123,14 +123,14 @@ def _parsed(held: dict[str, Any]) -> Held:
     images = [str(name) for name in calibration["images"]]
     named = calibration["patients"]
     patients = None if named is None else [str(name) for name in named]
-    counts = np.array(calibration["pictures_and_positives_of_each"], dtype=np.int64)
+    counts = np.array(calibration["images_and_positives_of_each"], dtype=np.int64)
     owners = len(images if patients is None else patients)
     if counts.shape != (owners, 1 + len(classes)) or not (counts[:, 0] > 0).all():
         raise ValueError("the counts of the calibration do not fit its patients and classes")
     levels = [_level(entry, classes, choices.per_class) for entry in held["levels"]]
     if not any(level.certified for level in levels):
         raise ValueError("it has no threshold")
-    return Held(choices, classes, levels, images, patients, counts, held["sha256"])
+    return StoredThresholds(choices, classes, levels, images, patients, counts, held["sha256"])
 
 
 def _level(entry: dict[str, Any], classes: tuple[str, ...], per_class: bool) -> Level:

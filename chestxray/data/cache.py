@@ -1,4 +1,4 @@
-"""Decoded pictures, kept in one file of the cache folder that only grows."""
+"""Decoded images, kept in one file of the cache folder that only grows."""
 
 import errno
 import hashlib
@@ -15,7 +15,7 @@ import numpy as np
 
 from chestxray.data.decoding import DECODER_VERSION, decode_all, reason
 from chestxray.runtime.files import folder_lock, whole_file
-from chestxray.runtime.text import counted, listed
+from chestxray.runtime.text import join_limited, plural
 
 _SECONDS_BETWEEN_SAVES = 60.0
 _BLOCK = 4096  # bytes that a file may take beyond its length
@@ -23,37 +23,37 @@ _WAYS_OUT = "--cache-dir DIR names another, and main.py --no-cache keeps them in
 
 
 @dataclass
-class Pictures:
-    """Decoded pictures.
+class DecodedImages:
+    """Decoded images.
 
     Attributes:
-        pixels: (slots, size, size) uint8, in memory or mapped read-only from the cache.
-        slots: (n,) where each asked picture lies in `pixels`; -1 where it could not be read.
+        pixels: (cache_index, size, size) uint8, in memory or mapped read-only from the cache.
+        cache_index: (n,) where each asked image lies in `pixels`; -1 where it could not be read.
         broken: path -> what is wrong with it.
     """
 
     pixels: np.ndarray
-    slots: np.ndarray
+    cache_index: np.ndarray
     broken: dict[str, str]
 
 
-def load_pictures(
+def load_images(
     paths: list[str],
     size: int,
     source: Path,
     cache_dir: Path | None,
     workers: int = 0,
     check: Callable[[], None] = lambda: None,
-) -> Pictures:
-    """Decode pictures, or take them from the cache where their name, size and time are the same.
+) -> DecodedImages:
+    """Decode images, or take them from the cache where their name, size and time are the same.
 
     Args:
-        paths: the picture files.
-        size: side of the decoded pictures.
+        paths: the image files.
+        size: side of the decoded images.
         source: the data folder; each has a cache file of its own.
-        cache_dir: where decoded pictures are kept; None keeps them in memory only.
+        cache_dir: where decoded images are kept; None keeps them in memory only.
         workers: decoding processes; 0 decodes in this one.
-        check: called between pictures; an exception from it ends the decoding, and the cache keeps
+        check: called between images; an exception from it ends the decoding, and the cache keeps
             what is done.
 
     Raises:
@@ -61,46 +61,46 @@ def load_pictures(
     """
     if cache_dir is None:
         pixels = np.empty((len(paths), size, size), dtype=np.uint8)
-        slots, broken = np.full(len(paths), -1), {}
+        cache_index, broken = np.full(len(paths), -1), {}
         for index, result in decode_all(paths, size, workers, check):
             if isinstance(result, str):
                 broken[paths[index]] = result
             else:
-                pixels[index], slots[index] = result, index
-        return Pictures(pixels, slots, broken)
+                pixels[index], cache_index[index] = result, index
+        return DecodedImages(pixels, cache_index, broken)
     cache = _Cache(cache_dir, size, source)
     keys, broken = _keys(paths)
-    slots = cache.find(keys)
-    missing = [i for i in np.flatnonzero(slots < 0) if paths[i] not in broken]
+    cache_index = cache.find(keys)
+    missing = [i for i in np.flatnonzero(cache_index < 0) if paths[i] not in broken]
     if missing:
         with ExitStack() as stack:
             _stand_in_line(stack, cache_dir, check)
-            slots = cache.find(keys)  # another run may have decoded them meanwhile
-            missing = [i for i in missing if slots[i] < 0]
+            cache_index = cache.find(keys)  # another run may have decoded them meanwhile
+            missing = [i for i in missing if cache_index[i] < 0]
             results = decode_all([paths[i] for i in missing], size, workers, check)
             faults = cache.append([keys[i] for i in missing], results)
             broken |= {paths[missing[index]]: reason for index, reason in faults.items()}
-        slots = cache.find(keys)
-    return Pictures(cache.pixels(), slots, broken)
+        cache_index = cache.find(keys)
+    return DecodedImages(cache.pixels(), cache_index, broken)
 
 
-def fit_on_device(pictures: int, size: int, free: int) -> bool:
-    """Whether so many decoded pictures take at most half of `free` bytes of a device's memory."""
-    return pictures * size**2 <= free / 2
+def fit_on_device(images: int, size: int, free: int) -> bool:
+    """Whether so many decoded images take at most half of `free` bytes of a device's memory."""
+    return images * size**2 <= free / 2
 
 
 def describe_broken(broken: dict[str, str]) -> str:
-    """The pictures that cannot be read, in two lines for an error."""
+    """The images that cannot be read, in two lines for an error."""
     return (
-        f"{counted(len(broken), 'picture')} cannot be read; --skip-bad-images leaves them out\n"
-        + listed([f"{path}: {reason}" for path, reason in sorted(broken.items())])
+        f"{plural(len(broken), 'image')} cannot be read; --skip-bad-images leaves them out\n"
+        + join_limited([f"{path}: {reason}" for path, reason in sorted(broken.items())])
     )
 
 
 def describe_skipped(broken: dict[str, str]) -> list[str]:
-    """The pictures that cannot be read and are left out, one a line."""
+    """The images that cannot be read and are left out, one a line."""
     return [
-        f"{counted(len(broken), 'picture')} cannot be read and left out:",
+        f"{plural(len(broken), 'image')} cannot be read and left out:",
         *(f"  {path}: {reason}" for path, reason in sorted(broken.items())),
     ]
 
@@ -128,13 +128,13 @@ def _stand_in_line(
 
 
 def cache_file(folder: Path, size: int, source: Path) -> Path:
-    """Where the decoded pictures of a data folder lie; their keys lie beside it, in .index."""
+    """Where the decoded images of a data folder lie; their keys lie beside it, in .index."""
     digest = hashlib.sha256(os.fsencode(source.resolve())).hexdigest()[:8]
-    return folder / f"pictures-{size}-v{DECODER_VERSION}-{digest}.u8"
+    return folder / f"images-{size}-v{DECODER_VERSION}-{digest}.u8"
 
 
 class _Cache:
-    """A file of decoded pictures that only grows, and an index: line k is the key of slot k.
+    """A file of decoded images that only grows, and an index: line k is the key of slot k.
 
     What the index names is on the disk; what lies beyond are rests of an interrupted run. A slot
     is never written twice, so another run may have the file mapped.

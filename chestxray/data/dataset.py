@@ -1,6 +1,6 @@
 """Rows -> batches: images (N, 3, size, size), targets (N, 15); the order of an epoch.
 
-No loader and no stored generator: pictures lie decoded in one array, a batch is a gather from it,
+No loader and no stored generator: images lie decoded in one array, a batch is a gather from it,
 and the order of an epoch follows from (seed, epoch) alone, so a run goes on exactly from any batch.
 """
 
@@ -14,7 +14,7 @@ from torch.nn import functional
 from chestxray.labels import CLASSES, HERNIA
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, of the pretrained weights
-_UPLOAD = 4096  # pictures copied to a device at once
+_UPLOAD = 4096  # images copied to a device at once
 
 
 class BatchSource(Protocol):
@@ -30,39 +30,44 @@ class BatchSource(Protocol):
 
 
 class ChestDataset:
-    """Pictures and targets of one part of the split.
+    """Images and targets of one part of the split.
 
     Args:
-        names: (N,) of the pictures.
-        pixels: (slots, size, size) uint8.
-        slots: (N,) where each picture lies in `pixels`.
+        names: (N,) of the images.
+        pixels: (cache_index, size, size) uint8.
+        cache_index: (N,) where each image lies in `pixels`.
         targets: (N, 15), 0 or 1.
         device: where batches are wanted.
-        resident: keep the pictures on the device, N size^2 bytes, and gather them there.
+        resident: keep the images on the device, N size^2 bytes, and gather them there.
     """
 
     def __init__(
         self,
         names: np.ndarray,
         pixels: np.ndarray,
-        slots: np.ndarray,
+        cache_index: np.ndarray,
         targets: np.ndarray,
         device: torch.device,
         resident: bool = False,
     ) -> None:
-        self.names, self.pixels, self.slots, self.targets = names, pixels, slots, targets
+        self.names, self.pixels, self.cache_index, self.targets = (
+            names,
+            pixels,
+            cache_index,
+            targets,
+        )
         self.device = device
         grey = torch.arange(256).view(256, 1) / 255
         self._normalised = ((grey - torch.tensor(MEAN)) / torch.tensor(STD)).to(device)
         self._resident = self._upload() if resident else None
 
     def __len__(self) -> int:
-        return len(self.slots)
+        return len(self.cache_index)
 
     def gather(self, indices: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
         """One batch: images (n, 3, size, size) normalised float32, targets (n, 15) float32."""
         if self._resident is None:
-            grey = self.send(self.pixels[self.slots[indices]])
+            grey = self.send(self.pixels[self.cache_index[indices]])
         else:
             grey = self._resident.index_select(0, self.send(indices))
         images = functional.embedding(grey.int(), self._normalised)  # a grey value's three numbers
@@ -80,23 +85,25 @@ class ChestDataset:
         return tensor.to(self.device)
 
     def _upload(self) -> torch.Tensor:
-        """(N, size, size) uint8, the pictures in the order of the data set, on the device."""
+        """(N, size, size) uint8, the images in the order of the data set, on the device."""
         size = self.pixels.shape[1]
         grey = torch.empty((len(self), size, size), dtype=torch.uint8, device=self.device)
         for start in range(0, len(self), _UPLOAD):
-            slots = self.slots[start : start + _UPLOAD]
-            grey[start : start + _UPLOAD] = torch.from_numpy(self.pixels[slots]).to(self.device)
+            cache_index = self.cache_index[start : start + _UPLOAD]
+            grey[start : start + _UPLOAD] = torch.from_numpy(self.pixels[cache_index]).to(
+                self.device
+            )
         return grey
 
 
 def epoch_order(targets: np.ndarray, seed: int, epoch: int, max_per_class: int) -> np.ndarray:
-    """The pictures of a training epoch in their order.
+    """The images of a training epoch in their order.
 
     Args:
         targets: (N, 15), 0 or 1, of the training part.
         seed: of the run.
         epoch: counted from 0 across stages.
-        max_per_class: see cap; 0 takes every picture.
+        max_per_class: see cap; 0 takes every image.
 
     Returns:
         (n,) indices into `targets`, n <= N, each at most once.

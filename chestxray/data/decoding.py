@@ -1,6 +1,6 @@
-"""Picture files -> one uint8 array (n, size, size), by a pool of processes.
+"""Image files -> one uint8 array (n, size, size), by a pool of processes.
 
-One rule for every picture: grey (colour by the ITU-R 601 weights, alpha dropped, 16 bits divided by
+One rule for every image: grey (colour by the ITU-R 601 weights, alpha dropped, 16 bits divided by
 257), as stored (EXIF's rotation is not looked at), padded with black to a centred square, resized
 bilinearly with antialiasing.
 """
@@ -26,12 +26,12 @@ from PIL import Image
 
 from chestxray.data import integrity
 from chestxray.runtime.progress import Progress
-from chestxray.runtime.signals import held_back, leave_signals_to_parent
+from chestxray.runtime.signals import block_signals, ignore_signals
 
-DECODER_VERSION = 2  # part of the cache's name: raise it when read_picture takes other files
+DECODER_VERSION = 2  # part of the cache's name: raise it when read_image takes other files
 MOST_PIXELS = 64_000_000
 _MOST_BYTES = 8 * MOST_PIXELS + 100_000_000  # four channels of 16 bits, and notes beside
-_SMALL = 32  # pictures: below, starting a process costs more than it saves
+_SMALL = 32  # images: below, starting a process costs more than it saves
 # What Pillow raises on broken files; not all of them are OSErrors.
 _FAULTS = (
     OSError,
@@ -45,17 +45,17 @@ _FAULTS = (
     zlib.error,
     Image.DecompressionBombError,
 )
-_OF_THE_MACHINE = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)  # no fault of the picture
+_OF_THE_MACHINE = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)  # no fault of the image
 
 
-def read_picture(path: str | Path, size: int) -> np.ndarray:
+def read_image(path: str | Path, size: int) -> np.ndarray:
     """Decode one PNG or JPEG of any mode and shape.
 
     Returns:
         (size, size) uint8.
 
     Raises:
-        ValueError: no such picture, broken, or above 64 million pixels as a square.
+        ValueError: no such image, broken, or above 64 million pixels as a square.
     """
     content = b""
     try:
@@ -119,7 +119,7 @@ def _grey(image: Image.Image) -> Image.Image:
 def reason(content: bytes, error: Exception) -> str:
     if isinstance(error, Image.UnidentifiedImageError):
         start = content[:12]
-        return f"not a PNG or JPEG picture (starts with {start!r})" if start else "an empty file"
+        return f"not a PNG or JPEG image (starts with {start!r})" if start else "an empty file"
     if isinstance(error, FileNotFoundError):
         return "not there any more"
     if isinstance(error, OSError) and error.strerror:
@@ -130,7 +130,7 @@ def reason(content: bytes, error: Exception) -> str:
 def decode_all(
     paths: list[str], size: int, workers: int, check: Callable[[], None]
 ) -> Iterator[tuple[int, np.ndarray | str]]:
-    """Each path's number with its picture, or with the reason why there is none."""
+    """Each path's number with its image, or with the reason why there is none."""
     decode = partial(_decode_or_reason, size=size)
     with ExitStack() as stack:
         progress = stack.enter_context(Progress("decoding", len(paths)))
@@ -141,7 +141,7 @@ def decode_all(
                 workers, multiprocessing.get_context("spawn"), initializer=_start_worker
             )
             stack.callback(pool.shutdown, cancel_futures=True)
-            with held_back():  # a process that starts is deaf only after its first imports
+            with block_signals():  # a process that starts is deaf only after its first imports
                 results = pool.map(decode, paths, chunksize=8)
         try:
             for index, result in enumerate(results):
@@ -155,13 +155,13 @@ def decode_all(
 
 def _decode_or_reason(path: str, size: int) -> np.ndarray | str:
     try:
-        return read_picture(path, size)
+        return read_image(path, size)
     except ValueError as error:
         return str(error)
 
 
 def _start_worker() -> None:
-    leave_signals_to_parent()
+    ignore_signals()
 
     def end_with_parent() -> None:
         parent = multiprocessing.parent_process()

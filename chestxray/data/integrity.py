@@ -75,7 +75,7 @@ def check_end(content: bytes) -> None:
             if content[place + 1] != _END and content[place + 1] not in _BETWEEN_SCANS:
                 raise ValueError("its pixels are damaged")
     rest = content[place + 2 :].lstrip(b"\x00\xff\r\n")
-    if rest and not rest.startswith(b"\xd8\xff"):  # a second picture, as some cameras add
+    if rest and not rest.startswith(b"\xd8\xff"):  # a second image, as some cameras add
         raise ValueError(f"damaged: {len(rest):,} bytes lie behind its end")
 
 

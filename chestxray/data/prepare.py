@@ -7,10 +7,10 @@ import os
 import sys
 from pathlib import Path
 
-from chestxray.data.cache import describe_skipped, load_pictures
-from chestxray.runtime.cli import Parser, answer, number
+from chestxray.data.cache import describe_skipped, load_images
+from chestxray.runtime.cli import Parser, number, run_command
 from chestxray.runtime.signals import StopRequest
-from chestxray.runtime.text import counted
+from chestxray.runtime.text import plural
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -18,7 +18,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = Parser(
         prog="python -m chestxray.data.prepare",
         allow_abbrev=False,
-        description="Decode the pictures of a data folder ahead of time, for every later run.",
+        description="Decode the images of a data folder ahead of time, for every later run.",
     )
     parser.add_argument("folder", metavar="DIR", type=Path, help="as main.py's --data_path")
     parser.add_argument(
@@ -26,7 +26,7 @@ def main(argv: list[str] | None = None) -> int:
         metavar="N",
         type=number(int, 32, 4096, "a side in pixels, 32 to 4096"),
         default=224,
-        help="side of the decoded pictures, in pixels (default: 224)",
+        help="side of the decoded images, in pixels (default: 224)",
     )
     parser.add_argument(
         "--cache-dir", metavar="DIR", type=Path, default=Path(".cache"), help="(default: .cache)"
@@ -50,16 +50,16 @@ def main(argv: list[str] | None = None) -> int:
         for note in found.notes:
             print(note)
         paths = found.rows["path"].tolist()
-        pictures = load_pictures(
+        images = load_images(
             paths, args.size, args.folder, args.cache_dir, args.workers, stop.check
         )
-        ready = len(paths) - len(pictures.broken)
-        print(f"{counted(ready, 'picture')} of {args.size} pixels a side ready in {args.cache_dir}")
-        if pictures.broken:
-            print(*describe_skipped(pictures.broken), sep="\n", file=sys.stderr)
-        return 1 if pictures.broken else 0
+        ready = len(paths) - len(images.broken)
+        print(f"{plural(ready, 'image')} of {args.size} pixels a side ready in {args.cache_dir}")
+        if images.broken:
+            print(*describe_skipped(images.broken), sep="\n", file=sys.stderr)
+        return 1 if images.broken else 0
 
-    return answer(work)
+    return run_command(work)
 
 
 if __name__ == "__main__":

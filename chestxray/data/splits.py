@@ -1,4 +1,4 @@
-"""Which picture is for training, validation or test: by patient, drawn once for a line of runs."""
+"""Which image is for training, validation or test: by patient, drawn once for a line of runs."""
 
 import hashlib
 from typing import Any
@@ -8,10 +8,10 @@ import pandas as pd
 
 from chestxray.data.entries import PARTS, Entries
 from chestxray.labels import CLASSES
-from chestxray.runtime.text import counted, listed
+from chestxray.runtime.text import join_limited, plural
 
 VAL_SHARE, TEST_SHARE = 0.1, 0.2  # of the patients
-# The split of weights that do not say which pictures they were trained on; see pack.
+# The split of weights that do not say which images they were trained on; see pack.
 EMPTY: dict[str, Any] = {
     "seed": 0,
     "official": False,
@@ -20,9 +20,9 @@ EMPTY: dict[str, Any] = {
 
 
 def draw_split(rows: pd.DataFrame, lists: dict[str, set[str]] | None, seed: int) -> np.ndarray:
-    """Give every picture its part.
+    """Give every image its part.
 
-    With the official lists: the pictures on the test list are the test, 10 % of the other patients
+    With the official lists: the images on the test list are the test, 10 % of the other patients
     the validation. Without: 20 % of the patients the test, 10 % the validation.
 
     Args:
@@ -34,7 +34,7 @@ def draw_split(rows: pd.DataFrame, lists: dict[str, set[str]] | None, seed: int)
         (N,) text, "train", "val" or "test".
 
     Raises:
-        ValueError: a patient on both sides of the official lists; no picture left for training.
+        ValueError: a patient on both sides of the official lists; no image left for training.
     """
     in_test = rows["image"].isin(lists["test"]).to_numpy() if lists else np.zeros(len(rows), bool)
     parts = np.where(in_test, "test", "train").astype(object)
@@ -46,7 +46,7 @@ def draw_split(rows: pd.DataFrame, lists: dict[str, set[str]] | None, seed: int)
     check_patients(rows["patient"], parts)
     if not (parts == "train").any():
         raise ValueError(
-            f"no picture is left for training: {counted(len(rows), 'picture')}, "
+            f"no image is left for training: {plural(len(rows), 'image')}, "
             f"{int((parts == 'val').sum())} for validation, {int((parts == 'test').sum())} for test"
         )
     return parts
@@ -59,12 +59,12 @@ def check_patients(patients: pd.Series, parts: np.ndarray) -> None:
     shared = placed[placed["patient"].duplicated()]["patient"].unique()
     if len(shared):
         raise ValueError(
-            f"{counted(len(shared), 'patient')} in more than one part of the split (are the "
-            f"official lists those of this table?): {listed(shared, most=3)}"
+            f"{plural(len(shared), 'patient')} in more than one part of the split (are the "
+            f"official lists those of this table?): {join_limited(shared, most=3)}"
         )
 
 
-def place(
+def assign_splits(
     entries: Entries, packed: dict[str, Any] | None, seed: int, test: bool
 ) -> tuple[pd.DataFrame, list[str]]:
     """Rows with the column split, those in no part left out; and what a user should know of it.
@@ -73,7 +73,7 @@ def place(
         entries: of the data folder.
         packed: the split of the checkpoint; None draws one.
         seed: of the draw.
-        test: pictures that the stored split does not know may be scored; training leaves them out.
+        test: images that the stored split does not know may be scored; training leaves them out.
     """
     rows, lists = entries.rows, entries.lists
     if packed is None:
@@ -82,34 +82,34 @@ def place(
         notes = [f"split: {source}, seed {seed}"]
         neither = int((~rows["image"].isin(set().union(*(lists or {}).values()))).sum())
         if lists and neither:
-            notes.append(f"{counted(neither, 'picture')} on neither list: training or validation")
+            notes.append(f"{plural(neither, 'image')} on neither list: training or validation")
     else:
-        parts, notes = recall_split(rows, packed)
+        parts, notes = restore_split(rows, packed)
         notes.insert(0, "split: the checkpoint's")
         if packed is EMPTY:
             notes = [f"split: {'the official lists' if lists else 'all test'}"]
         if test:
-            parts, more = place_newcomers(rows, parts, packed, lists)
+            parts, more = assign_unseen(rows, parts, packed, lists)
             notes += more
     check_patients(rows["patient"], parts)
     notes[0] += "; 0 patients shared"
     if not (parts != "").any():
         raise ValueError(
-            "none of the pictures is in the checkpoint's split: is this its data folder?"
+            "none of the images is in the checkpoint's split: is this its data folder?"
         )
     return rows.assign(split=parts)[parts != ""], notes
 
 
 def check_training_part(images: np.ndarray, packed: dict[str, Any], same_tables: bool) -> None:
-    """Refuse to go on inside an epoch whose pictures are not the ones that it began with.
+    """Refuse to go on inside an epoch whose images are not the ones that it began with.
 
     Args:
-        images: names of the training pictures now.
+        images: names of the training images now.
         packed: the split of the checkpoint.
         same_tables: the label tables are those of the checkpoint.
 
     Raises:
-        ValueError: pictures are gone or labels may differ, and with them the order of the epoch.
+        ValueError: images are gone or labels may differ, and with them the order of the epoch.
     """
     if not same_tables:
         raise ValueError(
@@ -119,9 +119,9 @@ def check_training_part(images: np.ndarray, packed: dict[str, Any], same_tables:
     gone = sorted(set(_lines(packed["train"]["images"])) - set(images))
     if gone:
         raise ValueError(
-            f"the checkpoint lies inside an epoch, and {counted(len(gone), 'picture')} of it "
-            f"cannot be had any more: {listed(gone, most=3)}; bring them back, or go on from the "
-            "checkpoint of a finished epoch with --ckpt"
+            f"the checkpoint lies inside an epoch, and {plural(len(gone), 'image')} of it "
+            f"cannot be had any more: {join_limited(gone, most=3)}; bring them back, or go on from "
+            "the checkpoint of a finished epoch with --ckpt"
         )
 
 
@@ -152,30 +152,30 @@ def unpack(packed: dict[str, Any]) -> pd.DataFrame:
     )
 
 
-def recall_split(rows: pd.DataFrame, packed: dict[str, Any]) -> tuple[np.ndarray, list[str]]:
-    """The parts of a stored split; "" for pictures that it does not know; and what has changed."""
+def restore_split(rows: pd.DataFrame, packed: dict[str, Any]) -> tuple[np.ndarray, list[str]]:
+    """The parts of a stored split; "" for images that it does not know; and what has changed."""
     stored = unpack(packed).set_index("image")["split"]
     parts = rows["image"].map(stored).astype(object).fillna("").to_numpy(dtype=object)
     gone, new = len(stored) - int((parts != "").sum()), int((parts == "").sum())
     notes = []
     if gone:
-        notes.append(f"{counted(gone, 'picture')} of the run's split are not here any more")
+        notes.append(f"{plural(gone, 'image')} of the run's split are not here any more")
     if new:
         notes.append(
-            f"the data folder has {counted(new, 'picture')} that the run's split does not know"
+            f"the data folder has {plural(new, 'image')} that the run's split does not know"
         )
     return parts, notes
 
 
-def place_newcomers(
+def assign_unseen(
     rows: pd.DataFrame,
     parts: np.ndarray,
     packed: dict[str, Any],
     lists: dict[str, set[str]] | None,
 ) -> tuple[np.ndarray, list[str]]:
-    """Parts for a test on pictures that a stored split does not know.
+    """Parts for a test on images that a stored split does not know.
 
-    They follow the folder's lists, or are all test where it has none. Pictures of a patient whom
+    They follow the folder's lists, or are all test where it has none. Images of a patient whom
     the stored split has in another part stay "" (in no part): their scores would not be those of
     an unseen patient.
     """
@@ -191,13 +191,13 @@ def place_newcomers(
     if not leaking.any():
         return placed, []
     return placed, [
-        f"{counted(int(leaking.sum()), 'picture')} left out: their patients are in another part of "
+        f"{plural(int(leaking.sum()), 'image')} left out: their patients are in another part of "
         "the run's split"
     ]
 
 
-def digest(rows: pd.DataFrame) -> str:
-    """A short name of pictures, parts and labels, by which two machines compare theirs."""
+def rows_digest(rows: pd.DataFrame) -> str:
+    """A short name of images, parts and labels, by which two machines compare theirs."""
     names = "\n".join(rows["image"] + "\t" + rows["split"]).encode()
     labels = rows[list(CLASSES)].to_numpy(dtype=np.uint8).tobytes()
     return f"{len(rows):,}, {hashlib.sha256(names + labels).hexdigest()[:16]}"

@@ -4,11 +4,11 @@ import pandas as pd
 
 from chestxray.data.entries import PARTS, Entries
 from chestxray.labels import CLASSES
-from chestxray.runtime.text import listed
+from chestxray.runtime.text import join_limited
 
 
 def summary(rows: pd.DataFrame) -> str:
-    """Pictures and patients by part of the split and by class, as a table for people.
+    """Images and patients by part of the split and by class, as a table for people.
 
     Args:
         rows: as in Entries, with the column split.
@@ -22,17 +22,17 @@ def summary(rows: pd.DataFrame) -> str:
 
     lines = [
         f"{'':<20}" + "".join(f"{name:>9}" for name in columns),
-        line("pictures", [len(part) for part in columns.values()]),
+        line("images", [len(part) for part in columns.values()]),
         line("patients", [part["patient"].nunique() for part in columns.values()]),
         *(line(name, [int(part[name].sum()) for part in columns.values()]) for name in CLASSES),
     ]
     if "train" in parts and "val" not in parts:
-        lines.append("no picture is for validation: best.pth will be the last epoch")
+        lines.append("no image is for validation: best.pth will be the last epoch")
     untrained = [
         name for name in CLASSES if "train" in columns and not columns["train"][name].any()
     ]
     if untrained:
-        lines.append(f"no training picture has {listed(untrained)}: such scores mean nothing")
+        lines.append(f"no training image has {join_limited(untrained)}: such scores mean nothing")
     return "\n".join([*lines, _people(rows)])
 
 
@@ -47,9 +47,9 @@ def describe_change(entries: Entries, stored: dict[str, dict[str, object]]) -> l
         if isinstance(before, int) and before != counts[name]
     ]
     return [
-        f"the label tables ({listed(entries.fingerprint)}) are not the ones of the checkpoint "
-        f"({listed(stored['files'])}): "
-        + (f"pictures {listed(differing)}" if differing else "same counts")
+        f"the label tables ({join_limited(entries.fingerprint)}) are not the ones of the "
+        f"checkpoint ({join_limited(stored['files'])}): "
+        + (f"images {join_limited(differing)}" if differing else "same counts")
     ]
 
 

@@ -1,4 +1,4 @@
-"""Label tables in every dialect of the NIH set -> one DataFrame, one row a picture.
+"""Label tables in every dialect of the NIH set -> one DataFrame, one row a image.
 
 Read are `Data_Entry_2017.csv` of 2017 and of 2020, Kaggle's `sample_labels.csv`, and tables of
 one's own with the same columns; plain or .gz. Columns are found by name, never by position: the
@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 
 from chestxray.labels import CLASSES, canonical, encode, split_labels
-from chestxray.runtime.text import counted, is_harmless, listed
+from chestxray.runtime.text import is_harmless, join_limited, plural
 
 # Names that a column goes by, lower case, everything but letters and digits as one space.
 _COLUMNS = {
@@ -42,7 +42,7 @@ class Table:
 
     Attributes:
         rows: columns image, patient (text, NIH's with eight digits), age (years, NaN unknown), sex,
-            view (text, "" unknown), and the 15 classes (uint8); one row a picture.
+            view (text, "" unknown), and the 15 classes (uint8); one row a image.
         fingerprint: SHA-256 of each file's unpacked bytes, by file name.
         notes: what a user should know of the reading.
     """
@@ -76,7 +76,7 @@ def folders_below(folder: Path) -> list[Path]:
 
 
 def read_tables(paths: list[Path]) -> Table:
-    """The union of several tables by picture; where two differ, the one with more rows wins."""
+    """The union of several tables by image; where two differ, the one with more rows wins."""
     tables = sorted((read_table(path) for path in paths), key=lambda t: -len(t.rows))
     rows = tables[0].rows
     notes = [note for table in tables for note in table.notes]
@@ -87,8 +87,8 @@ def read_tables(paths: list[Path]) -> Table:
         differing = int((ours[list(CLASSES)].to_numpy() != theirs).any(axis=1).sum())
         if differing:
             notes.append(
-                f"{counted(differing, 'picture')} labelled differently in "
-                f"{listed(table.fingerprint)} and in a table with more rows, which holds"
+                f"{plural(differing, 'image')} labelled differently in "
+                f"{join_limited(table.fingerprint)} and in a table with more rows, which holds"
             )
         rows = pd.concat([rows, table.rows[~table.rows["image"].isin(rows["image"])]])
     fingerprint: dict[str, str] = {}
@@ -134,7 +134,7 @@ def read_table(path: Path) -> Table:
     rows, repeated = _drop_repeats(path, rows)
     if repeated:
         notes.append(
-            f"{path.name}: {counted(repeated, 'row')} repeated with equal labels, read once"
+            f"{path.name}: {plural(repeated, 'row')} repeated with equal labels, read once"
         )
     return Table(rows, {path.name: hashlib.sha256(content).hexdigest()}, notes)
 
@@ -192,7 +192,7 @@ def _columns(path: Path, content: bytes) -> dict[str, str]:
             raise ValueError(f"{path} is separated by {name}; save it with commas")
     raise ValueError(
         f"{path} is no label table: it needs columns Image Index and Finding Labels and has "
-        f"{listed(header) or 'none'}"
+        f"{join_limited(header) or 'none'}"
     )
 
 
@@ -220,7 +220,8 @@ def check_names(path: Path, names: pd.Series) -> None:
             f"line {line}: {name!r}" for line, name in zip(_lines(~good), names[~good], strict=True)
         ]
         raise ValueError(
-            f"{path}: {counted(len(faults), 'name')} not usable as a file name\n{listed(faults)}"
+            f"{path}: {plural(len(faults), 'name')} not usable as a file name\n"
+            + join_limited(faults)
         )
 
 
@@ -242,15 +243,15 @@ def _encode_column(path: Path, texts: pd.Series, names: pd.Series) -> tuple[np.n
             for line, name, code in zip(_lines(bad), names[bad], codes[bad], strict=True)
         ]
         raise ValueError(
-            f"{path}: {counted(len(faults), 'row')} with unusable labels\n{listed(faults)}"
+            f"{path}: {plural(len(faults), 'row')} with unusable labels\n{join_limited(faults)}"
         )
     targets = np.array(vectors, dtype=np.uint8).reshape(-1, len(CLASSES))[codes]
     read_as = [f"{theirs} as {ours}" for theirs, ours in sorted(spellings.items())]
-    return targets, [f"{path.name}: labels read: {listed(read_as)}"] if read_as else []
+    return targets, [f"{path.name}: labels read: {join_limited(read_as)}"] if read_as else []
 
 
 def _patients(path: Path, text: pd.DataFrame) -> pd.Series:
-    """One key a patient: `00000013`, `13` and the first digits of an NIH picture name agree."""
+    """One key a patient: `00000013`, `13` and the first digits of an NIH image name agree."""
     from_name = text["image"].str.extract(r"^(\d{8})_", expand=False).fillna("")
     if "patient" in text:
         number = text["patient"].str.extract(r"^(\d{1,8})(?:\.0)?$", expand=False)
@@ -261,15 +262,15 @@ def _patients(path: Path, text: pd.DataFrame) -> pd.Series:
     strange = ~patients.map(is_harmless).astype(bool)
     if strange.any():
         raise ValueError(
-            f"{path}: {counted(int(strange.sum()), 'patient key')} with a control character, or "
-            f"beginning as a formula with - = + or @: lines {listed(_lines(strange))}"
+            f"{path}: {plural(int(strange.sum()), 'patient key')} with a control character, or "
+            f"beginning as a formula with - = + or @: lines {join_limited(_lines(strange))}"
         )
     unknown = patients == ""
     if unknown.any():
         raise ValueError(
-            f"{path}: {counted(int(unknown.sum()), 'row')} without a patient (lines "
-            f"{listed(_lines(unknown))}); a split by patient needs a Patient ID column, or names "
-            "that begin with eight digits and an underscore"
+            f"{path}: {plural(int(unknown.sum()), 'row')} without a patient (lines "
+            f"{join_limited(_lines(unknown))}); a split by patient needs a Patient ID column, or "
+            "names that begin with eight digits and an underscore"
         )
     return patients
 
@@ -282,7 +283,7 @@ def _ages(texts: pd.Series) -> pd.Series:
 
 
 def _drop_repeats(path: Path, rows: pd.DataFrame) -> tuple[pd.DataFrame, int]:
-    """Rows without the repeats of a picture, and how many those were."""
+    """Rows without the repeats of a image, and how many those were."""
     repeats = rows.duplicated("image")
     if not repeats.any():
         return rows, 0
@@ -292,7 +293,7 @@ def _drop_repeats(path: Path, rows: pd.DataFrame) -> tuple[pd.DataFrame, int]:
     if len(unequal):
         faults = [f"line {index + 2}: {name}" for index, name in unequal["image"].items()]
         raise ValueError(
-            f"{path}: {counted(unequal['image'].nunique(), 'picture')} twice with different "
-            f"labels or patients\n{listed(faults)}"
+            f"{path}: {plural(unequal['image'].nunique(), 'image')} twice with different "
+            f"labels or patients\n{join_limited(faults)}"
         )
     return rows[~repeats].reset_index(drop=True), int(repeats.sum())

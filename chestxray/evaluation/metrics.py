@@ -57,7 +57,7 @@ def auc_intervals(
 ) -> dict[str, tuple[float, float]]:
     """95 % percentile-bootstrap intervals of the AUCs, patients drawn with replacement.
 
-    Pictures of a patient depend on each other, so patients are drawn, not pictures. Resamples in
+    Images of a patient depend on each other, so patients are drawn, not images. Resamples in
     which a class is undefined do not count for that class.
 
     Args:
@@ -120,7 +120,7 @@ def metrics(
         },
         "undefined": undefined(targets),
         "constant": constant,
-        "pictures": len(targets),
+        "images": len(targets),
         "patients": len(np.unique(patients)),
         "intervals": None,
     }
@@ -165,7 +165,7 @@ def table(found: dict[str, Any]) -> str:
 
 
 class _WeightedAuc:
-    """ROC AUC of one class under changing weights of the pictures; the sorting is done once."""
+    """ROC AUC of one class under changing weights of the images; the sorting is done once."""
 
     def __init__(self, targets: np.ndarray, scores: np.ndarray) -> None:
         self._order = np.argsort(scores, kind="stable")

@@ -8,9 +8,9 @@ from torch import nn
 
 from chestxray.data.dataset import BatchSource, batches
 from chestxray.labels import CLASSES
-from chestxray.runtime.process_group import ONE_PROCESS, Processes
+from chestxray.runtime.processes import ONE_PROCESS, Processes
 from chestxray.runtime.progress import Progress
-from chestxray.runtime.text import counted, listed
+from chestxray.runtime.text import join_limited, plural
 
 
 def predict(
@@ -21,28 +21,28 @@ def predict(
     check: Callable[[], None] = lambda: None,
     processes: Processes = ONE_PROCESS,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Score every picture once, in the order of the data set.
+    """Score every image once, in the order of the data set.
 
     Args:
         model: what the data set gathers to logits (n, C); left in eval mode.
-        dataset: N pictures.
-        batch_size: pictures at a time, per process.
+        dataset: N images.
+        batch_size: images at a time, per process.
         title: what the progress bar says.
         check: called between batches; an exception from it ends the work.
-        processes: who shares the pictures; each gets all scores.
+        processes: who shares the images; each gets all scores.
 
     Returns:
         Logits (N, C) and scores (N, C) = sigmoid(logits), both float32 and finite.
 
     Raises:
-        FloatingPointError: logits that are not finite; names pictures.
+        FloatingPointError: logits that are not finite; names images.
     """
     model.eval()
     parts = []
     with torch.inference_mode(), Progress(title, len(dataset)) as progress:
         for indices in batches(np.arange(len(dataset)), batch_size * processes.size):
             check()
-            part = processes.scoring_part(indices)
+            part = processes.scoring_share(indices)
             if len(part):
                 inputs, _ = dataset.gather(part)
                 parts.append(model(inputs).float())
@@ -50,11 +50,11 @@ def predict(
         own = torch.cat(parts).cpu() if parts else torch.empty(0, len(CLASSES))
         logits = processes.rows(own, len(dataset))
     if len(logits) != len(dataset):
-        raise RuntimeError(f"{len(logits)} rows of scores for {len(dataset)} pictures")
+        raise RuntimeError(f"{len(logits)} rows of scores for {len(dataset)} images")
     broken = ~torch.isfinite(logits).all(dim=1).numpy()
     if broken.any():
         raise FloatingPointError(
-            f"the logits of {counted(int(broken.sum()), 'picture')} are not finite: "
-            f"{listed(dataset.names[broken], most=3)}"
+            f"the logits of {plural(int(broken.sum()), 'image')} are not finite: "
+            f"{join_limited(dataset.names[broken], most=3)}"
         )
     return logits.numpy(), torch.sigmoid(logits).numpy()

@@ -1,6 +1,6 @@
-"""What the frozen part of the network makes of pictures; kept in memory when it fits.
+"""What the frozen part of the network makes of images; kept in memory when it fits.
 
-No augmentation and BatchNorm in eval: the frozen part is a constant function of a picture, so that
+No augmentation and BatchNorm in eval: the frozen part is a constant function of a image, so that
 an epoch after the first need not compute it again.
 """
 
@@ -14,42 +14,42 @@ from chestxray.data.dataset import ChestDataset
 from chestxray.runtime.progress import Progress
 
 SHARE = 0.5  # of the free memory that kept features may take
-_CHUNK = 32  # pictures computed at once
+_CHUNK = 32  # images computed at once
 
 
 class Features:
-    """Batches of the maps that the frozen part of a network makes of pictures.
+    """Batches of the maps that the frozen part of a network makes of images.
 
     Args:
-        pictures: N of them.
-        frozen: normalised pictures (n, 3, size, size) to maps (n, C, h, w), after pooling (n, C).
+        images: N of them.
+        frozen: normalised images (n, 3, size, size) to maps (n, C, h, w), after pooling (n, C).
     """
 
-    def __init__(self, pictures: ChestDataset, frozen: nn.Module) -> None:
-        self.names, self.targets, self.device = pictures.names, pictures.targets, pictures.device
-        self._pictures, self._frozen = pictures, frozen
+    def __init__(self, images: ChestDataset, frozen: nn.Module) -> None:
+        self.names, self.targets, self.device = images.names, images.targets, images.device
+        self._images, self._frozen = images, frozen
         self._kept: torch.Tensor | None = None  # (N, h, w, C), after pooling (N, C)
 
     def __len__(self) -> int:
-        return len(self._pictures)
+        return len(self._images)
 
     def gather(self, indices: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
-        """One batch: the maps of n pictures, and their targets (n, 15) float32."""
+        """One batch: the maps of n images, and their targets (n, 15) float32."""
         if self._kept is None:
-            images, targets = self._pictures.gather(indices)
+            images, targets = self._images.gather(indices)
             return self._frozen(images), targets
-        maps = self._kept.index_select(0, self._pictures.send(indices))
-        return maps.movedim(-1, 1), self._pictures.gather_targets(indices)
+        maps = self._kept.index_select(0, self._images.send(indices))
+        return maps.movedim(-1, 1), self._images.gather_targets(indices)
 
     def bytes_to_keep(self) -> int:
-        """What the maps of all pictures would take in memory."""
+        """What the maps of all images would take in memory."""
         if not len(self):
             return 0
         one, _ = self.gather(np.zeros(1, dtype=np.int64))
         return len(self) * one.numel() * one.element_size()
 
     def keep(self, check: Callable[[], None] = lambda: None) -> None:
-        """Compute the maps of all pictures in their order; from now on batches are gathered there.
+        """Compute the maps of all images in their order; from now on batches are gathered there.
 
         Args:
             check: called between chunks; an exception from it ends the work.
@@ -81,8 +81,8 @@ def keep_if_it_fits(
         What was done, in a line for people.
     """
     needed = sum(part.bytes_to_keep() for part in parts)
-    pictures = sum(map(len, parts))
-    of = f"what the frozen layers make of {pictures:,} pictures"
+    images = sum(map(len, parts))
+    of = f"what the frozen layers make of {images:,} images"
     if needed > SHARE * free:
         return (
             f"{of} is computed again in every epoch: {needed / 1e9:.1f} GB are above half of the "

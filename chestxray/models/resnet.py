@@ -26,8 +26,8 @@ _PARTS = ("conv1", "bn1", "layer1", "layer2", "layer3", "layer4", "fc")
 class ChestResNet(ResNet):
     """ResNet-50 in two parts: what is frozen is one constant function, the rest is trained.
 
-    Frozen is frozen: frozen_part has neither gradient nor batch statistics. The module alone is the
-    trained part, and takes what frozen_part makes of pictures.
+    Frozen is frozen: frozen_stem has neither gradient nor batch statistics. The module alone is the
+    trained part, and takes what frozen_stem makes of images.
 
     Args:
         num_classes: logits.
@@ -42,7 +42,7 @@ class ChestResNet(ResNet):
         """The part that is trained.
 
         Args:
-            maps: what frozen_part makes of (N, 3, size, size) normalised pictures; these
+            maps: what frozen_stem makes of (N, 3, size, size) normalised images; these
                 themselves where nothing is frozen.
 
         Returns:
@@ -62,13 +62,13 @@ class ChestResNet(ResNet):
     def trainable_parameters(self) -> list[nn.Parameter]:
         return [parameter for parameter in self.parameters() if parameter.requires_grad]
 
-    def frozen_part(self) -> "Constant":
-        """From normalised pictures to what forward takes; the identity where nothing is frozen."""
-        return Constant(self._sections(frozen=True), self.bf16)
+    def frozen_stem(self) -> "FoldedNetwork":
+        """From normalised images to what forward takes; the identity where nothing is frozen."""
+        return FoldedNetwork(self._sections(frozen=True), self.bf16)
 
-    def trained_part(self) -> "Constant":
+    def folded_head(self) -> "FoldedNetwork":
         """What forward computes in eval mode, as the weights are now; for scoring."""
-        return Constant(self._sections(frozen=False), self.bf16)
+        return FoldedNetwork(self._sections(frozen=False), self.bf16)
 
     def _sections(self, frozen: bool) -> dict[str, nn.Module]:
         """The frozen or the trained sections in their order, each named by its first part."""
@@ -78,7 +78,7 @@ class ChestResNet(ResNet):
             "layer2": self.layer2,
             "layer3": self.layer3,
             "layer4": self.layer4,
-            "pool": nn.Sequential(_To(torch.float32), self.avgpool, nn.Flatten()),
+            "pool": nn.Sequential(Cast(torch.float32), self.avgpool, nn.Flatten()),
             "fc": self.fc,
         }
         names = list(sections)
@@ -86,10 +86,10 @@ class ChestResNet(ResNet):
         return {name: sections[name] for name in (names[:first] if frozen else names[first:])}
 
 
-class Constant(nn.Module):
+class FoldedNetwork(nn.Module):
     """Sections of a network as one function that does not change: BatchNorm folded, no graph.
 
-    What it makes of a picture does not depend on the others in the batch: on one CPU they are the
+    What it makes of a image does not depend on the others in the batch: on one CPU they are the
     same bits in every batch.
 
     Args:
@@ -106,18 +106,18 @@ class Constant(nn.Module):
             dtype = torch.bfloat16 if rounded else torch.float32
             section = copy.deepcopy(section).eval()
             _fold_batch_norm(section)
-            self.parts += nn.Sequential(_To(dtype), section.to(dtype))
+            self.parts += nn.Sequential(Cast(dtype), section.to(dtype))
         self.parts.requires_grad_(False)
 
     @torch.no_grad()
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """(N, 3, size, size) pictures, or what the section before gives, to maps or logits."""
+        """(N, 3, size, size) images, or what the section before gives, to maps or logits."""
         if len(images) == 1:  # a batch of one takes another kernel, with other last bits
             return self.parts(torch.cat([images, images]))[:1]
         return self.parts(images)
 
 
-class _To(nn.Module):
+class Cast(nn.Module):
     def __init__(self, dtype: torch.dtype) -> None:
         super().__init__()
         self.dtype = dtype
@@ -165,7 +165,7 @@ def build_model(
     return model.to(memory_format=torch.channels_last)
 
 
-def digest(network: nn.Module) -> str:
+def weights_digest(network: nn.Module) -> str:
     """A short name of a network's weights, by which two machines compare theirs."""
     found = hashlib.sha256()
     for value in network.state_dict().values():

@@ -8,15 +8,15 @@ import sys
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-from chestxray.runtime.distributed import of_a_lost_process, tell_once
-from chestxray.runtime.signals import Stopped, StopRequest, listen
+from chestxray.runtime.distributed import describe_lost_peer, report_once
+from chestxray.runtime.signals import Stopped, StopRequest, catch_signals
 
 
 class Parser(argparse.ArgumentParser):
     """An ArgumentParser that tells what was typed from what is a default."""
 
     def error(self, message: str) -> NoReturn:
-        tell_once(f"{self.prog}: error: {message} (--help shows all flags)")
+        report_once(f"{self.prog}: error: {message} (--help shows all flags)")
         sys.exit(2)
 
     def parse(self, argv: list[str]) -> tuple[argparse.Namespace, dict[str, Any]]:
@@ -54,25 +54,25 @@ def number(kind: type, low: float, high: float, text: str) -> Any:
     return convert
 
 
-def answer(work: Callable[[StopRequest], int], debug: bool = False) -> int:
+def run_command(work: Callable[[StopRequest], int], debug: bool = False) -> int:
     """Do a command's work; returns its exit code, after saying what went wrong.
 
     Args:
         work: is told whether a signal has asked to stop, and returns an exit code.
         debug: let faults through, for their traceback.
     """
-    with listen() as stop, QuietStreams():
+    with catch_signals() as stop, PipeSafeStreams():
         try:
             return work(stop)
         except Stopped as stopped:
-            tell_once(str(stopped))
+            report_once(str(stopped))
             return 128 + stopped.signum
         except (OSError, ValueError, FloatingPointError, MemoryError, RuntimeError) as error:
-            lost = of_a_lost_process(error)
+            lost = describe_lost_peer(error)
             known = lost or _is_of_memory(error) or not isinstance(error, RuntimeError)
             if debug or not known:
                 raise
-            tell_once(f"error: {lost or _text(error) + _way_out(error)}")
+            report_once(f"error: {lost or _text(error) + _way_out(error)}")
             return 1
 
 
@@ -95,7 +95,7 @@ def _way_out(error: Exception) -> str:
     return ""
 
 
-class QuietStreams:
+class PipeSafeStreams:
     """Standard streams that end no work: one that cannot be written any more is silent.
 
     The reader of a pipe may be gone (`| head`), or the terminal (a HUP says just that), or a log's

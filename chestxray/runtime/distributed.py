@@ -20,23 +20,23 @@ RANK = int(os.environ["RANK"]) if UNDER_TORCHRUN else 0
 _SAID = "said"
 
 
-def one_voice() -> None:
+def silence_other_ranks() -> None:
     """Under torchrun: only the first process prints, and one process says what went wrong."""
     if UNDER_TORCHRUN:
-        sys.excepthook = _trace_once
+        sys.excepthook = _traceback_once
     if RANK > 0:
         sys.stdout = sys.stderr = open(os.devnull, "w")  # to the end of the process
 
 
-def tell_once(text: str) -> None:
+def report_once(text: str) -> None:
     """Print on stderr why this command ends, unless another process of the job has done so."""
     if not UNDER_TORCHRUN:
         _print(text)
-    elif _first_to_say():
+    elif _first_to_report():
         _print(f"process {RANK}: {text}" if RANK else text)
 
 
-def of_a_lost_process(error: BaseException) -> str | None:
+def describe_lost_peer(error: BaseException) -> str | None:
     """What to say where an exchange with the other processes of the job failed; else None."""
     if not UNDER_TORCHRUN:
         return None
@@ -69,7 +69,7 @@ def store() -> "Store":
     return PrefixStore(os.environ["TORCHELASTIC_RESTART_COUNT"], next(rendezvous("env://"))[0])
 
 
-def _first_to_say() -> bool:
+def _first_to_report() -> bool:
     from torch.distributed import DistError
 
     try:
@@ -89,9 +89,9 @@ def _stderr() -> TextIO | None:
     return sys.__stderr__ if RANK > 0 else sys.stderr
 
 
-def _trace_once(
+def _traceback_once(
     kind: type[BaseException], error: BaseException, trace: TracebackType | None
 ) -> None:
-    if _first_to_say():
+    if _first_to_report():
         sys.stderr = _stderr()
         sys.__excepthook__(kind, error, trace)

@@ -1,6 +1,7 @@
 """Files that are whole or not there, and the lock on a folder."""
 
 import errno
+import hashlib
 import os
 import platform
 import re
@@ -95,6 +96,12 @@ def check_room(folder: Path, needed: int) -> None:
             f"{folder} needs {needed / 1e6:,.0f} MB and its disk has {free / 1e6:,.0f} MB free; "
             "make room, or name another folder"
         )
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file's bytes, in hexadecimal digits."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def sweep(folder: Path) -> None:

@@ -36,7 +36,7 @@ class StopRequest:
 
 
 @contextmanager
-def listen() -> Iterator[StopRequest]:
+def catch_signals() -> Iterator[StopRequest]:
     """Turn the first INT, TERM or HUP in the block into a request; a second INT ends at once."""
     request = StopRequest()
     _start_tracker()
@@ -60,7 +60,7 @@ def listen() -> Iterator[StopRequest]:
 
 
 @contextmanager
-def held_back() -> Iterator[None]:
+def block_signals() -> Iterator[None]:
     """Keep the signals waiting in the block; processes that are started in it never get them."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:
@@ -81,7 +81,7 @@ def _start_tracker() -> None:
         signal.signal(signal.SIGHUP, before)
 
 
-def leave_signals_to_parent() -> None:
+def ignore_signals() -> None:
     """For worker processes: a signal to the whole group reaches them too, the parent ends them."""
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)

@@ -3,12 +3,12 @@
 from collections.abc import Iterable
 
 
-def counted(number: int, noun: str) -> str:
-    """ "1 picture", "1,642 pictures"."""
+def plural(number: int, noun: str) -> str:
+    """ "1 image", "1,642 images"."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
-def listed(items: Iterable[object], most: int = 10) -> str:
+def join_limited(items: Iterable[object], most: int = 10) -> str:
     """The first items, and how many more there are."""
     texts = [str(item) for item in items]
     more = f" and {len(texts) - most:,} more" if len(texts) > most else ""

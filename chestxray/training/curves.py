@@ -1,4 +1,4 @@
-"""Pictures for people. matplotlib is imported only when one is drawn."""
+"""Plots for people. matplotlib is imported only when one is drawn."""
 
 from typing import IO, Any
 
@@ -22,13 +22,13 @@ def draw_curves(history: list[dict[str, Any]], file: IO[bytes]) -> None:
     validated = any(record["val_loss"] is not None for record in history)
     if validated:
         losses.plot(epochs, _gaps(history, "val_loss"), "s-", color=_ORANGE, label="validation")
-    losses.set_ylabel("loss (mean over pictures and classes)")
+    losses.set_ylabel("loss (mean over images and classes)")
     losses.legend(frameon=False)
     areas.plot(epochs, _gaps(history, "val_auc"), "s-", color=_ORANGE)
     areas.axhline(0.5, color=_GREY, linewidth=0.8)
     areas.annotate("chance", (1, 0.5), xycoords=("axes fraction", "data"), ha="right", color=_GREY)
     if not validated:
-        areas.text(0.5, 0.4, "no validation pictures", transform=areas.transAxes, ha="center")
+        areas.text(0.5, 0.4, "no validation images", transform=areas.transAxes, ha="center")
     areas.set_ylabel("validation ROC AUC, mean over the findings")
     for axes in (losses, areas):
         axes.set_xlabel("epoch")

@@ -8,7 +8,7 @@ from torchvision.ops import sigmoid_focal_loss
 
 
 class FocalLoss(nn.Module):
-    """Binary focal loss, mean over pictures and classes: (1 - p_t)^gamma * BCE.
+    """Binary focal loss, mean over images and classes: (1 - p_t)^gamma * BCE.
 
     Lin et al. 2017, arXiv:1708.02002, equation 4 (without alpha). gamma 0 is BCE.
 

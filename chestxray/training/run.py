@@ -13,10 +13,10 @@ import torch
 from chestxray.checkpoints.checkpoint import checkpoint_name
 from chestxray.labels import FINDINGS
 
-# Options that a line cannot change, since its pictures, weights and split depend on them; and those
+# Options that a line cannot change, since its images, weights and split depend on them; and those
 # that an epoch under way cannot, since its order and its mean loss do.
-_OF_THE_LINE = ("size", "seed", "split_seed")
-_OF_THE_EPOCH = ("max_per_class", "loss_func")
+FIXED_IN_LINEAGE = ("size", "seed", "split_seed")
+FIXED_IN_EPOCH = ("max_per_class", "loss_func")
 
 
 @dataclass
@@ -29,12 +29,12 @@ class Run:
     epochs_done: int
     epochs_planned: int
     parent: str | None = None
-    pictures_done: int = 0
+    images_done: int = 0
     loss_sum: float = 0.0
     seconds_done: float = 0.0
     history: list[dict[str, Any]] = field(default_factory=list)
 
-    def finish_epoch(self, pictures: int, figures: dict[str, Any]) -> None:
+    def finish_epoch(self, images: int, figures: dict[str, Any]) -> None:
         """Turn the epoch under way into a record of the history."""
         self.epochs_done += 1
         self.history.append(
@@ -43,20 +43,20 @@ class Run:
                 "stage": self.stage,
                 "epoch": self.epochs_done,
                 "lr": self.lr,
-                "pictures": pictures,
-                "train_loss": self.loss_sum / pictures,
+                "images": images,
+                "train_loss": self.loss_sum / images,
                 **figures,
                 "seconds": round(self.seconds_done, 3),
             }
         )
-        self.pictures_done, self.loss_sum, self.seconds_done = 0, 0.0, 0.0
+        self.images_done, self.loss_sum, self.seconds_done = 0, 0.0, 0.0
 
     def last_epoch(self) -> str:
         """The last record in a line for people."""
         record = self.history[-1]
         line = f"epoch {record['epoch']}/{self.epochs_planned}  loss {record['train_loss']:.4f}"
         if record["val_loss"] is None:
-            line += "  no validation pictures"
+            line += "  no validation images"
         else:
             line += f"  validation loss {record['val_loss']:.4f}  AUC "
             line += "n/a" if record["val_auc"] is None else f"{record['val_auc']:.3f}"
@@ -82,8 +82,7 @@ def restore_options(
     """
     differences = []
     within = (
-        checkpoint["pictures_done"]
-        and typed.get("stage", checkpoint["stage"]) == checkpoint["stage"]
+        checkpoint["images_done"] and typed.get("stage", checkpoint["stage"]) == checkpoint["stage"]
     )
     for name, value in checkpoint["args"].items():
         flag = f"--{name.replace('_', '-')}"
@@ -91,12 +90,12 @@ def restore_options(
             options[name] = value
         elif typed[name] == value:
             continue
-        elif name in _OF_THE_LINE:
+        elif name in FIXED_IN_LINEAGE:
             raise ValueError(
                 f"{flag} {typed[name]} is not the checkpoint's {value}, which the whole line "
                 "keeps; leave it out, or start a new run"
             )
-        elif name in _OF_THE_EPOCH and within:
+        elif name in FIXED_IN_EPOCH and within:
             raise ValueError(
                 f"{flag} {typed[name]} is not the checkpoint's {value}, which the epoch under way "
                 "keeps; leave it out, or go on from the checkpoint of a finished epoch"
@@ -137,7 +136,7 @@ def continue_run(checkpoint: dict[str, Any], options: dict[str, Any], more: bool
         if done < planned:
             run.parent = checkpoint["parent"]
             run.epochs_planned = run.epochs_planned if more else planned
-        run.pictures_done = checkpoint["pictures_done"]
+        run.images_done = checkpoint["images_done"]
         run.loss_sum = checkpoint["loss_sum"]
         run.seconds_done = checkpoint["seconds_done"]
     return run

@@ -9,16 +9,16 @@ import torch
 from torch import nn
 
 from chestxray.checkpoints.checkpoint import BEST, LAST, checkpoint_name, save
-from chestxray.checkpoints.lookup import run_of
+from chestxray.checkpoints.lookup import read_run_id
 from chestxray.runtime.files import link_or_copy, whole_file
-from chestxray.runtime.text import counted, listed
+from chestxray.runtime.text import join_limited, plural
 from chestxray.training.curves import draw_curves
 from chestxray.training.run import Run
 
 LOG, CURVES = "log.jsonl", "curves.png"
 
 
-def claim(folder: Path, run: Run) -> None:
+def refuse_foreign_files(folder: Path, run: Run) -> None:
     """Refuse to go on where files of another line would be replaced.
 
     A line whose last.pth lies in the folder owns it: others' files are there because it was begun
@@ -27,7 +27,7 @@ def claim(folder: Path, run: Run) -> None:
     Raises:
         FileExistsError: names them.
     """
-    owner = run_of(folder / LAST) if (folder / LAST).exists() else None
+    owner = read_run_id(folder / LAST) if (folder / LAST).exists() else None
     log = folder / LOG
     records = read_log(log) if log.exists() else []
     ours = bool(records) and all(record.get("run_id") == run.run_id for record in records)
@@ -38,13 +38,13 @@ def claim(folder: Path, run: Run) -> None:
     others = [
         name
         for name in (*names, LAST, BEST)
-        if (folder / name).exists() and run_of(folder / name) != run.run_id
+        if (folder / name).exists() and read_run_id(folder / name) != run.run_id
     ]
     if any(record.get("run_id") != run.run_id for record in records):
         others.append(LOG)
     if others:
         raise FileExistsError(
-            f"{listed(others)} in {folder} would be replaced and belong to another run; "
+            f"{join_limited(others)} in {folder} would be replaced and belong to another run; "
             "--output-dir DIR names another folder, --overwrite replaces them"
         )
 
@@ -85,12 +85,14 @@ class RunFolder:
         self.saved = True
         return f"{run.last_epoch()}  {path}"
 
-    def save_within(self, run: Run, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    def save_partial_epoch(
+        self, run: Run, model: nn.Module, optimizer: torch.optim.Optimizer
+    ) -> None:
         """Keep an epoch under way, in last.pth."""
         save(self.folder / LAST, self._checkpoint(run, model, optimizer))
         self.saved = True
 
-    def way_on(self, run: Run, command: str, options: str) -> str:
+    def resume_hint(self, run: Run, command: str, options: str) -> str:
         """Where a stopped run stands, and the command that finishes it.
 
         Args:
@@ -100,9 +102,9 @@ class RunFolder:
         """
         if not self.saved:
             return "no batch was done, and nothing new is written"
-        where = f"after {counted(run.epochs_done, 'epoch')}"
-        if run.pictures_done:
-            where += f" and {counted(run.pictures_done, 'picture')} of the next"
+        where = f"after {plural(run.epochs_done, 'epoch')}"
+        if run.images_done:
+            where += f" and {plural(run.images_done, 'image')} of the next"
         return (
             f"{self.folder / LAST} holds the run {where}; {command} --resume{options} finishes it"
         )

@@ -11,13 +11,13 @@ from torch import nn
 from chestxray.data.dataset import BatchSource, batches
 from chestxray.evaluation.metrics import mean_of_findings, roc_auc_per_class
 from chestxray.evaluation.predict import predict
-from chestxray.runtime.process_group import ONE_PROCESS, Processes
+from chestxray.runtime.processes import ONE_PROCESS, Processes
 from chestxray.runtime.progress import Progress
 from chestxray.runtime.signals import Stopped
-from chestxray.runtime.text import counted, listed
+from chestxray.runtime.text import join_limited, plural
 from chestxray.training.run import Run
 
-STEPS_BETWEEN_LOOKS = 16  # on an accelerator, where a look at a loss waits for all that is queued
+STEPS_BETWEEN_SYNCS = 16  # on an accelerator, where a look at a loss waits for all that is queued
 
 
 def train_one_epoch(
@@ -28,48 +28,48 @@ def train_one_epoch(
     order: np.ndarray,
     batch_size: int,
     run: Run,
-    after_look: Callable[[], None] = lambda: None,
-    look_every: int = 1,
+    after_sync: Callable[[], None] = lambda: None,
+    sync_every: int = 1,
     processes: Processes = ONE_PROCESS,
 ) -> None:
-    """Train on the pictures of an epoch that are not done yet.
+    """Train on the images of an epoch that are not done yet.
 
     Args:
         model: what the data set gathers to logits (n, C).
         criterion: logits and targets to a mean loss.
         optimizer: of the model's trainable parameters.
-        dataset: the training pictures.
+        dataset: the training images.
         order: indices into the data set, the whole epoch.
-        batch_size: pictures per step and process; a rest with fewer than two for each process joins
+        batch_size: images per step and process; a rest with fewer than two for each process joins
             the batch before.
-        run: `pictures_done` is where to begin; it and the sums move on with each look.
-        after_look: called after the step of each look; an exception from it leaves `run` in order.
-        look_every: steps between two looks at the losses. A look waits for the device; it comes
+        run: `images_done` is where to begin; it and the sums move on with each look.
+        after_sync: called after the step of each look; an exception from it leaves `run` in order.
+        sync_every: steps between two looks at the losses. A look waits for the device; it comes
             before the step, so that with 1 no step of a loss that is not finite is taken.
         processes: who shares each batch; all have the same arguments, and the model is wrapped.
 
     Raises:
-        ValueError: a single picture, of which BatchNorm cannot take a variance.
+        ValueError: a single image, of which BatchNorm cannot take a variance.
         FloatingPointError: a loss that is not finite.
     """
     if len(order) < 2:
-        raise ValueError(f"{counted(len(order), 'training picture')}: BatchNorm needs at least two")
+        raise ValueError(f"{plural(len(order), 'training image')}: BatchNorm needs at least two")
     model.train()
     title = f"epoch {run.epochs_done + 1}/{run.epochs_planned}"
-    position, pending = run.pictures_done, []
+    position, pending = run.images_done, []
     began = time.monotonic()
-    with Progress(title, len(order), run.pictures_done) as progress:
+    with Progress(title, len(order), run.images_done) as progress:
         for indices in batches(
-            order, batch_size * processes.size, run.pictures_done, least=2 * processes.size
+            order, batch_size * processes.size, run.images_done, least=2 * processes.size
         ):
             share, weight = processes.training_share(indices, batch_size)
             inputs, targets = dataset.gather(share)
             loss = weight * criterion(model(inputs), targets)
             pending.append((indices, loss.detach()))
             position += len(indices)
-            looking = len(pending) == look_every or position == len(order)
+            looking = len(pending) == sync_every or position == len(order)
             losses = (
-                _finite_losses(pending, run.pictures_done, dataset.names, processes)
+                _finite_losses(pending, run.images_done, dataset.names, processes)
                 if looking
                 else []
             )
@@ -79,10 +79,10 @@ def train_one_epoch(
             if looking:
                 for (taken, _), value in zip(pending, losses, strict=True):
                     run.loss_sum += value * len(taken)
-                progress.advance(position - run.pictures_done, run.loss_sum / position)
-                run.pictures_done, pending = position, []
+                progress.advance(position - run.images_done, run.loss_sum / position)
+                run.images_done, pending = position, []
                 run.seconds_done += time.monotonic() - began
-                after_look()
+                after_sync()
                 began = time.monotonic()  # saving is no training
 
 
@@ -97,8 +97,8 @@ def _finite_losses(
     for (indices, _), value in zip(pending, losses, strict=True):
         if not np.isfinite(value):
             raise FloatingPointError(
-                f"the loss is {value} in the batch after {before} pictures; it holds "
-                f"{listed(names[indices])}"
+                f"the loss is {value} in the batch after {before} images; it holds "
+                f"{join_limited(names[indices])}"
             )
         before += len(indices)
     return losses
@@ -114,7 +114,7 @@ def validate(
 ) -> dict[str, Any]:
     """Loss, mean AUC over the findings that have both values, and how many those are.
 
-    All None where there is no picture, or no finding with both values.
+    All None where there is no image, or no finding with both values.
     """
     logits, scores = predict(model, dataset, batch_size, "validation", check, processes)
     if not len(dataset):
@@ -139,24 +139,24 @@ def train(
     order_of: Callable[[int], np.ndarray],
     save_seconds: float,
     save_epoch: Callable[[], None],
-    save_within: Callable[[], None],
+    save_partial_epoch: Callable[[], None],
     check: Callable[[], None],
     scorer: Callable[[], nn.Module] | None = None,
-    look_every: int = 1,
+    sync_every: int = 1,
     processes: Processes = ONE_PROCESS,
 ) -> None:
     """Bring a run to its planned end: train, validate, record and save, epoch by epoch.
 
     Args:
         run: where it stands; moved on with every batch and epoch.
-        order_of: from an epoch, counted from 0, to its training pictures; see epoch_order.
+        order_of: from an epoch, counted from 0, to its training images; see epoch_order.
         save_seconds: save inside an epoch after so long.
         save_epoch: keeps a finished epoch.
-        save_within: keeps an epoch under way.
+        save_partial_epoch: keeps an epoch under way.
         check: raises Stopped when a signal has asked to stop, in all processes at once; what is
             done by then is kept.
         scorer: gives the model as it is now in a form that is faster in scoring.
-        look_every, processes: see train_one_epoch.
+        sync_every, processes: see train_one_epoch.
 
     Raises:
         Stopped: after saving, where a batch was done since the last time.
@@ -164,17 +164,17 @@ def train(
     """
     saved = time.monotonic()
 
-    def after_look() -> None:
+    def after_sync() -> None:
         nonlocal saved
         check()
         if time.monotonic() - saved > save_seconds:
-            save_within()
+            save_partial_epoch()
             saved = time.monotonic()
 
     while run.epochs_done < run.epochs_planned:
         check()
         order = order_of(run.epochs_done)
-        before = run.pictures_done
+        before = run.images_done
         try:
             train_one_epoch(
                 model,
@@ -184,8 +184,8 @@ def train(
                 order,
                 batch_size,
                 run,
-                after_look,
-                look_every,
+                after_sync,
+                sync_every,
                 processes,
             )
             began = time.monotonic()
@@ -197,8 +197,8 @@ def train(
                 "the checkpoints are as they were; a smaller --lr helps most often"
             ) from error
         except Stopped:
-            if run.pictures_done > before:
-                save_within()
+            if run.images_done > before:
+                save_partial_epoch()
             raise
         run.seconds_done += time.monotonic() - began
         run.finish_epoch(len(order), figures)

@@ -102,7 +102,7 @@ def test_a_missing_checkpoint_is_answered_with_what_is_there(tmp_path: Path) -> 
     with pytest.raises(FileNotFoundError, match="there is no checkpoint at all"):
         lookup.find("a.pth", tmp_path)
     with pytest.raises(FileNotFoundError, match="--resume finds no checkpoint"):
-        lookup.opened(None, tmp_path, test=False)
+        lookup.open_checkpoint(None, tmp_path, test=False)
 
 
 def test_another_machine_is_said(tmp_path: Path) -> None:
@@ -112,7 +112,7 @@ def test_another_machine_is_said(tmp_path: Path) -> None:
     assert f"threads {torch.get_num_threads() + 6} ->" in said
     assert "precision fp32 -> bf16" in said
     (said,) = lookup.other_machine(small_checkpoint(processes=2), "fp32", 3)
-    assert said.startswith("processes 2 -> 3: the order of the pictures goes on")
+    assert said.startswith("processes 2 -> 3: the order of the images goes on")
 
 
 def test_versions_are_plain_text(tmp_path: Path) -> None:

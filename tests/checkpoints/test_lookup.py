@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 import torchvision
-from helpers import ROOT, small_checkpoint
+from helpers import small_checkpoint
 
 from chestxray.checkpoints import checkpoint, foreign, lookup
 from chestxray.labels import CLASSES
@@ -29,16 +29,6 @@ def state() -> dict[str, torch.Tensor]:
 
 def same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:
     return first.keys() == second.keys() and all(torch.equal(first[k], second[k]) for k in first)
-
-
-@pytest.mark.parametrize(("number", "processes"), [(1, 1), (2, 3)])
-def test_a_checkpoint_of_each_format_is_read(number: int, processes: int) -> None:
-    """The files were written when the format was new; their network has two inputs."""
-    held = checkpoint.load(ROOT / "tests" / "formats" / f"format{number}.pth")
-    assert held["format"] == number and held["classes"] == list(CLASSES)
-    assert held["processes"] == processes
-    assert torch.equal(held["model"]["fc.weight"], torch.arange(30.0).view(15, 2))
-    assert held["history"][0]["val_auc"] == 0.75 and held["args"]["loss_func"] == "FocalLoss"
 
 
 def test_classes_in_another_order_are_put_in_ours_by_name(
@@ -63,7 +53,7 @@ def test_classes_in_another_order_are_put_in_ours_by_name(
         optimizer={**optimizer.state_dict(), "state": moments},
     )
     checkpoint.save(tmp_path / "a.pth", content)
-    _, held, notes = lookup.opened("a.pth", tmp_path, test=False)
+    _, held, notes = lookup.open_checkpoint("a.pth", tmp_path, test=False)
     assert same(held["model"], network.state_dict())
     assert held["classes"] == list(CLASSES)
     assert len(notes) == 1 and "another order: its outputs were put in ours" in notes[0]
@@ -148,7 +138,7 @@ def test_weights_of_before_2018_that_count_no_batches_are_opened(
     old = {name: v for name, v in state.items() if not name.endswith("num_batches_tracked")}
     torch.save(old, tmp_path / "a.pth")
     assert len(old) < len(state)
-    _, held, _ = lookup.opened("a.pth", tmp_path, test=True)
+    _, held, _ = lookup.open_checkpoint("a.pth", tmp_path, test=True)
     assert same({name: held["model"][name] for name in old}, old)
 
 
@@ -204,18 +194,18 @@ def test_a_model_that_holds_itself_ends(tmp_path: Path) -> None:
     content["model"]._modules["again"] = content["model"]
     torch.save(content, tmp_path / "a.pth")
     with pytest.raises(ValueError, match="holds no state dict"):
-        lookup.opened("a.pth", tmp_path, test=True)
+        lookup.open_checkpoint("a.pth", tmp_path, test=True)
 
 
 def test_the_form_of_before_2020_is_refused_with_a_command_that_works(tmp_path: Path) -> None:
     path = tmp_path / "old.pth"
     torch.save(published(), path, _use_new_zipfile_serialization=False)
     with pytest.raises(ValueError, match="form of before 2020") as refusal:
-        lookup.opened("old.pth", tmp_path, test=True)
+        lookup.open_checkpoint("old.pth", tmp_path, test=True)
     command = str(refusal.value).partition("write it anew: ")[2]
     python = command.replace(" python ", f" {sys.executable} ")
     subprocess.run(["bash", "-c", python], cwd=tmp_path, check=True)
-    _, held, _ = lookup.opened("old_zip.pth", tmp_path, test=True)
+    _, held, _ = lookup.open_checkpoint("old_zip.pth", tmp_path, test=True)
     assert held["model"]["fc.bias"].shape == (15,)
 
 
@@ -224,10 +214,10 @@ def test_other_numbers_of_outputs_are_refused_with_the_order_that_is_needed(
 ) -> None:
     torch.save(published(outputs=14), tmp_path / "a.pth")
     with pytest.raises(ValueError, match="has 14 outputs; needed are 15, in this order: Atelect"):
-        lookup.opened("a.pth", tmp_path, test=True)
+        lookup.open_checkpoint("a.pth", tmp_path, test=True)
     torch.save(torchvision.models.resnet50(weights=None).state_dict(), tmp_path / "b.pth")
     with pytest.raises(ValueError, match="has 1000 outputs; needed are 15"):
-        lookup.opened("b.pth", tmp_path, test=True)
+        lookup.open_checkpoint("b.pth", tmp_path, test=True)
 
 
 def test_other_programs_weights_are_scored_as_ours_are(
@@ -244,7 +234,7 @@ def test_other_programs_weights_are_scored_as_ours_are(
         assert chest("--test", "--ckpt", f"{name}.pth", *words) == 0
         said = capsys.readouterr().out
         assert "15 outputs are taken to be, in this order, Atelectasis, Cardio" in said
-        assert "does not say which pictures it was trained on" in said
+        assert "does not say which images it was trained on" in said
         assert "split: the official lists; 0 patients shared" in said
         tables.append(read_scores(Path(f"checkpoints/{name}_test_scores.csv")))
     assert (tables[0].scores == tables[1].scores).all()

@@ -172,11 +172,11 @@ def test_a_file_that_would_run_code_is_refused_and_runs_none(
     form(content, path)
     for test in (False, True):
         with pytest.raises(ValueError) as refusal:
-            lookup.opened(str(path), tmp_path, test)
+            lookup.open_checkpoint(str(path), tmp_path, test)
     if form is zipped:
         assert "is not opened: besides tensors and plain values it names" in str(refusal.value)
         assert "pathlib" in str(refusal.value)
-    assert lookup.run_of(path) is None
+    assert lookup.read_run_id(path) is None
     assert not ran.exists()
     if form in (zipped, legacy):  # the injury is real: read without our guard it runs
         with pytest.warns(UserWarning, match="NO_WEIGHTS_ONLY_LOAD detected"):
@@ -296,7 +296,7 @@ def test_every_key_of_a_checkpoint_has_its_rule() -> None:
     assert set(small_checkpoint()) == set(SCHEMA)
     names = set(vars(main.build_parser().parse_args([]))) - {*main.MACHINE, *main.COMMAND}
     assert names == set(SCHEMA["args"])
-    run = Run("r", stage=1, lr=1e-4, epochs_done=0, epochs_planned=1, pictures_done=1)
+    run = Run("r", stage=1, lr=1e-4, epochs_done=0, epochs_planned=1, images_done=1)
     assert set(vars(run)) <= set(SCHEMA)
     run.finish_epoch(1, {"val_loss": None, "val_auc": None, "val_classes": 0})
     assert set(run.history[0]) == set(SCHEMA["history"][0])
@@ -308,9 +308,9 @@ NAN = torch.tensor([1.0, float("nan")])
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"format": 3}, "format 3, this program reads up to 2: it was written by a newer version"),
-        ({"format": "1"}, "format is '1', not a whole number, at least 1"),
-        ({"format": 0}, "format is 0, not a whole number, at least 1"),
+        ({"format": 4}, "format 4, this program reads format 3: it was written by a newer version"),
+        ({"format": 2}, "format 2, this program reads format 3: it was written by an unreleased"),
+        ({"format": "3"}, "format is '3', not one of"),
         ({"arch": "densenet121"}, "is of the network 'densenet121'; this program has resnet50"),
         ({"classes": list(CLASSES[:14])}, "they differ in Pneumothorax"),
         ({"classes": [*CLASSES[:14], "COVID"]}, "they differ in COVID, Pneumothorax"),
@@ -331,7 +331,7 @@ NAN = torch.tensor([1.0, float("nan")])
         ({"epochs_done": "four"}, "epochs_done is 'four', not a whole number"),
         ({"epochs_done": -1}, "epochs_done is -1, not a whole number, at least 0"),
         ({"epochs_planned": 10**600}, "epochs_planned is 1000.*at most 100,000"),
-        ({"pictures_done": 2}, "pictures_done is 2, and fewer are for training"),
+        ({"images_done": 2}, "images_done is 2, and fewer are for training"),
         (
             {"args": {**small_checkpoint()["args"], "overwrite": True}},
             "args.overwrite is no option that a checkpoint keeps",
@@ -352,7 +352,7 @@ def test_a_checkpoint_that_is_not_ours_to_use_is_refused(
     assert str(path) in str(refusal.value)
 
 
-def test_weights_of_another_shape_are_refused_before_any_picture_is_read(
+def test_weights_of_another_shape_are_refused_before_any_image_is_read(
     path: Path, tmp_path: Path
 ) -> None:
     state = build_model(15, 0).state_dict()
@@ -364,7 +364,7 @@ def test_weights_of_another_shape_are_refused_before_any_picture_is_read(
     ):
         checkpoint.save(path, small_checkpoint(model=changed))
         with pytest.raises(ValueError, match=f"{path}: weights do not fit resnet50: .*{message}"):
-            lookup.opened(str(path), tmp_path, test=False)
+            lookup.open_checkpoint(str(path), tmp_path, test=False)
 
 
 def test_a_bare_resume_goes_on_from_last_else_from_the_newest_that_can_be_read(
@@ -376,7 +376,7 @@ def test_a_bare_resume_goes_on_from_last_else_from_the_newest_that_can_be_read(
         os.utime(tmp_path / name, (1e9 - age, 1e9 - age))
 
     def resumed() -> tuple[str, list[str]]:
-        path, _, notes = lookup.opened(None, tmp_path, test=False)
+        path, _, notes = lookup.open_checkpoint(None, tmp_path, test=False)
         return path.name, notes
 
     assert resumed() == ("stage1_0001_02.pth", [])
@@ -391,6 +391,6 @@ def test_a_bare_resume_goes_on_from_last_else_from_the_newest_that_can_be_read(
     assert resumed()[0] == "stage1_0001_01.pth" and len(resumed()[1]) == 2
     (tmp_path / "stage1_0001_01.pth").write_bytes(b"")
     with pytest.raises(ValueError, match="no checkpoint in .* can be gone on from\npassed over"):
-        lookup.opened(None, tmp_path, test=False)
+        lookup.open_checkpoint(None, tmp_path, test=False)
     with pytest.raises(ValueError, match="only the beginning"):  # a typed name means that file
-        lookup.opened("last.pth", tmp_path, test=False)
+        lookup.open_checkpoint("last.pth", tmp_path, test=False)

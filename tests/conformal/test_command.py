@@ -22,7 +22,7 @@ from chestxray.scores import Scores, read_scores, write_scores
 
 CLASSES = ("Effusion", "No Finding", "Mass", "Hernia")
 FILES = {"thresholds.json", "sets.csv", "report.json", "report.md"}
-PICTURES = {"risk.png", "resplits.png", "sizes.png", "classes.png"}
+IMAGES = {"risk.png", "resplits.png", "sizes.png", "classes.png"}
 
 
 class Answer(NamedTuple):
@@ -37,7 +37,7 @@ Command = Callable[..., Answer]
 
 
 def drawn(patients: int = 200, seed: int = 0, shift: float = 0.0, first: int = 0) -> Scores:
-    """Scores of 1 to 5 pictures a patient, all of the test split; some without positive class.
+    """Scores of 1 to 5 images a patient, all of the test split; some without positive class.
 
     Args:
         patients: how many.
@@ -126,10 +126,10 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 
 
 @pytest.mark.parametrize("name", RUNS)
-def test_all_files_and_pictures_are_written(name: str, runs: Callable[[str], Path]) -> None:
-    assert {path.name for path in runs(name).iterdir()} == FILES | PICTURES
-    for picture in PICTURES:
-        assert (runs(name) / picture).read_bytes().startswith(b"\x89PNG")
+def test_all_files_and_images_are_written(name: str, runs: Callable[[str], Path]) -> None:
+    assert {path.name for path in runs(name).iterdir()} == FILES | IMAGES
+    for image in IMAGES:
+        assert (runs(name) / image).read_bytes().startswith(b"\x89PNG")
 
 
 @pytest.mark.parametrize("name", RUNS)
@@ -170,10 +170,10 @@ def test_patients_are_cut_in_half_and_none_is_on_both_sides(
 
 
 def averaged(values: list[tuple[str, float]], by: str) -> float | None:
-    """The mean over pictures, or over patients of the mean over their pictures."""
+    """The mean over images, or over patients of the mean over their images."""
     if not values:
         return None
-    if by == "picture":
+    if by == "image":
         return sum(value for _, value in values) / len(values)
     own = defaultdict(list)
     for patient, value in values:
@@ -182,7 +182,7 @@ def averaged(values: list[tuple[str, float]], by: str) -> float | None:
 
 
 @pytest.mark.parametrize("name", RUNS)
-@pytest.mark.parametrize("by", ["picture", "patient"])
+@pytest.mark.parametrize("by", ["image", "patient"])
 def test_realised_figures_are_those_of_a_plain_count_of_sets_csv(
     name: str, by: str, runs: Callable[[str], Path]
 ) -> None:
@@ -212,7 +212,7 @@ def test_realised_figures_are_those_of_a_plain_count_of_sets_csv(
 
 
 @pytest.mark.parametrize("name", ["crc", "fst", "per-class"])
-@pytest.mark.parametrize("by", ["picture", "patient"])
+@pytest.mark.parametrize("by", ["image", "patient"])
 def test_the_class_table_is_that_of_a_plain_count_of_sets_csv(
     name: str, by: str, runs: Callable[[str], Path]
 ) -> None:
@@ -248,7 +248,7 @@ def test_bounds_at_the_thresholds_are_within_their_limits(
         assert 0 <= level["bound"] <= limit + 1e-12
 
 
-def test_the_numbers_of_units_and_pictures_are_those_that_count(
+def test_the_numbers_of_units_and_images_are_those_that_count(
     runs: Callable[[str], Path],
 ) -> None:
     for name, counts in (("crc", True), ("crc-zero", False), ("fst", False)):
@@ -319,10 +319,10 @@ def test_each_method_says_what_it_guarantees_over_what_for_a_new_what(
     runs: Callable[[str], Path],
 ) -> None:
     expected = {
-        "crc": ("Expectation", "0.1", "a new patient's pictures", "half of all calibrations"),
-        "crc-image": ("Expectation", "0.2", "a new picture that has a positive class", "images"),
-        "rcps": ("probability at least 0.8", "0.25", "a new patient's pictures", "FNR"),
-        "fst": ("probability at least 0.9", "0.5", "a new patient's pictures", "FDR"),
+        "crc": ("Expectation", "0.1", "a new patient's images", "half of all calibrations"),
+        "crc-image": ("Expectation", "0.2", "a new image that has a positive class", "images"),
+        "rcps": ("probability at least 0.8", "0.25", "a new patient's images", "FNR"),
+        "fst": ("probability at least 0.9", "0.5", "a new patient's images", "FDR"),
         "per-class": ("Expectation", "0.25", "each class by itself"),
     }
     for name, parts in expected.items():
@@ -335,11 +335,11 @@ def test_each_method_says_what_it_guarantees_over_what_for_a_new_what(
 
 
 @pytest.mark.parametrize("name", ["crc", "per-class"])
-def test_the_page_links_the_pictures_there_are_and_shows_the_resplits(
+def test_the_page_links_the_images_there_are_and_shows_the_resplits(
     name: str, runs: Callable[[str], Path]
 ) -> None:
     page = (runs(name) / "report.md").read_text(encoding="utf-8")
-    assert set(re.findall(r"!\[[^]]+\]\(([^)]+)\)", page)) == PICTURES
+    assert set(re.findall(r"!\[[^]]+\]\(([^)]+)\)", page)) == IMAGES
     cuts = strict_json(runs(name) / "report.json")["levels"][0]["resplits"]
     by_class = cuts.get("classes", {"all classes": cuts})
     assert set(by_class) == ({"all classes"} if name == "crc" else set(CLASSES))
@@ -349,7 +349,7 @@ def test_the_page_links_the_pictures_there_are_and_shows_the_resplits(
         assert found["interval"][0] <= found["median"] <= found["interval"][1]
 
 
-def test_the_page_links_no_picture_that_is_not_there(command: Command) -> None:
+def test_the_page_links_no_image_that_is_not_there(command: Command) -> None:
     words = ("--alpha", 0.2, "--cal-fraction", 1, "--out", "o")
     assert command("s.csv", *words).code == 0
     page = Path("o/report.md").read_text(encoding="utf-8")
@@ -360,7 +360,7 @@ def test_the_page_shows_all_figures_of_the_report(runs: Callable[[str], Path]) -
     page = (runs("crc") / "report.md").read_text(encoding="utf-8")
     for level in strict_json(runs("crc") / "report.json")["levels"]:
         part = page.split(f"## alpha = {level['alpha']}\n")[1].split("\n## ")[0]
-        for weighting in ("picture", "patient"):
+        for weighting in ("image", "patient"):
             for figure in level["realised"][weighting].values():
                 assert f"{figure:.3f}" in part
         assert all(
@@ -475,9 +475,9 @@ WRONG_FILES: dict[str, tuple[Callable[[], str], list[str]]] = {
     "p below 0": (lambda: with_cell("p_Mass", "-0.01"), ["p_Mass of 000", "[0, 1]", "-0.01"]),
     "y of 2": (lambda: with_cell("y_Mass", "2"), ["y_Mass of 000", "neither 0 nor 1", "2"]),
     "y of a half": (lambda: with_cell("y_Mass", "0.5"), ["y_Mass of 000", "neither 0 nor 1"]),
-    "a picture twice": (
+    "a image twice": (
         lambda: edited("\n00000001_", "\n00000000_0000.png,00000001,test" + ",0" * 12 + "\n1_"),
-        ["pictures twice", "00000000_0000.png"],
+        ["images twice", "00000000_0000.png"],
     ),
     "y_ and p_ of other classes": (
         lambda: edited("y_Mass", "y_Nodule"),
@@ -528,7 +528,7 @@ def test_unknown_classes_are_refused_with_those_there_are(command: Command) -> N
     assert command("s.csv", "--alpha", 0.1, "--exclude", *CLASSES).code in (1, 2)
 
 
-def test_pictures_without_positive_class_can_be_refused(command: Command) -> None:
+def test_images_without_positive_class_can_be_refused(command: Command) -> None:
     for words in (("--alpha", 0.2, "--out", "o"), ("--frontier", "--from", "test")):
         said = command("s.csv", *words, "--no-positive", "error", "--npz", "a.npz")
         assert said.code == 1 and "without positive class" in said.err
@@ -599,7 +599,7 @@ def test_one_certified_alpha_of_several_is_enough_and_the_others_are_marked(
     assert "Nothing is certified" in page.split("## alpha = 0.001")[1].split("##")[0]
 
 
-def test_the_same_alpha_twice_gives_one_set_a_picture(command: Command) -> None:
+def test_the_same_alpha_twice_gives_one_set_a_image(command: Command) -> None:
     said = command("s.csv", "--alpha", 0.2, "0.20", "--resplits", 0, "--out", "o")
     assert said.code in (0, 2)
     if said.code == 0:
@@ -628,7 +628,7 @@ def test_only_the_rows_of_the_split_are_used(command: Command) -> None:
     assert min(row["patient"] for row in rows_of(Path("v/sets.csv"))) == "00000100"
 
 
-def test_without_a_patient_column_the_picture_must_be_asked_for_as_unit(command: Command) -> None:
+def test_without_a_patient_column_the_image_must_be_asked_for_as_unit(command: Command) -> None:
     table = drawn()
     table.patients = None
     write_scores(Path("s.csv"), table)
@@ -681,7 +681,7 @@ def test_cuts_that_leave_almost_nobody_on_one_side_are_answered(
         strict_json(Path("o/report.json"))
 
 
-def test_a_second_run_leaves_no_picture_of_the_first(command: Command) -> None:
+def test_a_second_run_leaves_no_image_of_the_first(command: Command) -> None:
     assert command("s.csv", "--alpha", 0.2, "--resplits", 3, "--out", "o").code == 0
     assert command("s.csv", "--alpha", 0.1, "--cal-fraction", 1, "--out", "o").code == 0
     assert not Path("o/resplits.png").exists() and not Path("o/sizes.png").exists()
@@ -797,7 +797,7 @@ def test_stored_thresholds_are_applied_to_the_split_that_is_asked_for(
     assert said.code == 0 and "no split column: not only the rows of val" in said.out
 
 
-def test_pictures_as_units_are_warned_of_where_patients_have_several(command: Command) -> None:
+def test_images_as_units_are_warned_of_where_patients_have_several(command: Command) -> None:
     said = command("s.csv", "--alpha", 0.2, "--unit", "image", "--out", "o")
     assert said.code == 0 and "as if they were independent" in said.out
     assert "as if they were independent" in Path("o/report.md").read_text()
@@ -927,10 +927,10 @@ def test_a_patient_is_known_again_with_other_leading_zeros(
     table.images = np.array([f"new_{name}" for name in table.images], dtype=object)
     write_scores(Path("s.csv"), table)
     said = command("s.csv", "--apply", runs("crc") / "thresholds.json", "--out", "o")
-    assert "100 patients and 0 pictures of the calibration are here too" in said.out
+    assert "100 patients and 0 images of the calibration are here too" in said.out
 
 
-def test_without_patients_the_pictures_are_compared_and_what_cannot_be_is_said(
+def test_without_patients_the_images_are_compared_and_what_cannot_be_is_said(
     command: Command, runs: Callable[[str], Path]
 ) -> None:
     calibrated = [r for r in rows_of(runs("crc-image") / "sets.csv") if r["role"] == "cal"]
@@ -938,7 +938,7 @@ def test_without_patients_the_pictures_are_compared_and_what_cannot_be_is_said(
     table.patients = None
     write_scores(Path("bare.csv"), table)
     said = command("bare.csv", "--apply", runs("crc-image") / "thresholds.json", "--out", "o")
-    again = f"0 patients and {len(calibrated)} pictures of the calibration are here too"
+    again = f"0 patients and {len(calibrated)} images of the calibration are here too"
     assert again in said.out
     assert "these rows name no patients" in said.out and "could not be checked" in said.out
     words = ("--alpha", 0.2, "--unit", "image", "--resplits", 0, "--out", "nobody")
@@ -987,9 +987,9 @@ NOT_THRESHOLDS: dict[str, Callable[[str], str]] = {
     "another unit": lambda text: text.replace('"unit": "patient"', '"unit": "patients"'),
     "a choice less": lambda text: text.replace('"risk": "fnr",', ""),
     "a choice more": lambda text: text.replace('"risk": "fnr",', '"risk": "fnr", "mood": 1,'),
-    "no counts": lambda text: text.replace("pictures_and_positives_of_each", "counts"),
+    "no counts": lambda text: text.replace("images_and_positives_of_each", "counts"),
     "odd counts": lambda text: re.sub(r"_of_each\":\[\[\d+", '_of_each":[[0', text),
-    "no pictures": lambda text: re.sub(r'"images":\[.*\]', '"images":null', text),
+    "no images": lambda text: re.sub(r'"images":\[.*\]', '"images":null', text),
     "a worded seed": lambda text: text.replace('"seed": 0', '"seed": "zero"'),
     "worded units": lambda text: re.sub(r'"n_units": \d+', '"n_units": "many"', text),
     "no levels": lambda text: re.sub(r'"levels": \[.*?\n  \]', '"levels": []', text, flags=re.S),
@@ -1021,8 +1021,8 @@ def test_a_threshold_less_by_class_is_refused(
     assert said.code == 1 and "no threshold for each of its classes" in said.err
 
 
-ODD: dict[str, tuple[int, int, int | None, float | None]] = {  # pictures, classes, y, p
-    "one picture": (1, 3, 1, None),
+ODD: dict[str, tuple[int, int, int | None, float | None]] = {  # images, classes, y, p
+    "one image": (1, 3, 1, None),
     "one class": (60, 1, None, None),
     "no positive": (60, 3, 0, None),
     "all positive": (60, 3, 1, None),
@@ -1074,7 +1074,7 @@ def test_odd_rows_are_answered_in_every_way(odd: str, command: Command) -> None:
             assert command("odd.csv", "--apply", f"{name}/thresholds.json").code == 0
 
 
-def test_neither_torch_nor_matplotlib_is_imported_before_a_picture_is_drawn(
+def test_neither_torch_nor_matplotlib_is_imported_before_a_image_is_drawn(
     tmp_path: Path,
 ) -> None:
     write_scores(tmp_path / "s.csv", drawn(40))

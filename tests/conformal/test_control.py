@@ -25,8 +25,8 @@ ALPHAS = ("0.05", "0.1", "0.2", "0.25", "0.29", "0.3", "0.34", "0.5", "0.57", "0
 
 
 @st.composite
-def pictures(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Labels, scores and units of some pictures with many ties."""
+def images(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Labels, scores and units of some images with many ties."""
     n, classes = draw(st.integers(1, 14)), draw(st.integers(1, 4))
     values = st.sampled_from(draw(st.sampled_from([(0.0, 0.5, 1.0), (0.1, 0.2, 0.3, 0.6, 0.7)])))
     scores = draw(st.lists(st.tuples(*[values] * classes), min_size=n, max_size=n))
@@ -61,14 +61,14 @@ def brute_crc(targets: np.ndarray, scores: np.ndarray, codes: np.ndarray, alpha:
     return max(safe, default=-math.inf)
 
 
-@given(pictures(), st.sampled_from(ALPHAS))
+@given(images(), st.sampled_from(ALPHAS))
 @settings(max_examples=300, deadline=None)
 @example((np.ones((99, 1), dtype=np.uint8), np.arange(99)[:, None] / 99, np.arange(99)), "0.29")
 def test_crc_is_the_best_of_all_scores(made: tuple, alpha: str) -> None:
     assert crc_threshold(*made, alpha) == brute_crc(*made, alpha)
 
 
-@given(pictures(), st.sampled_from(ALPHAS[:-1]))
+@given(images(), st.sampled_from(ALPHAS[:-1]))
 def test_crc_does_not_depend_on_the_order_of_rows_classes_and_units(
     made: tuple, alpha: str
 ) -> None:
@@ -92,7 +92,7 @@ def test_crc_at_alpha_1_allows_empty_sets_and_below_one_in_n_plus_1_nothing() ->
 
 @pytest.mark.parametrize("alpha", ["0.29", Fraction(29, 100)])
 def test_alpha_is_taken_as_typed(alpha: str | Fraction) -> None:
-    scores = np.arange(1, 100)[:, None] / 100  # 99 pictures: of 100 alpha - 1 = 28 may be missed
+    scores = np.arange(1, 100)[:, None] / 100  # 99 images: of 100 alpha - 1 = 28 may be missed
     found = crc_threshold(np.ones((99, 1)), scores, np.arange(99), alpha)
     assert (scores < found).sum() == 28
     assert math.floor(0.29 * 100) == 28  # what plain floats make of the 29 of (n + 1) alpha
@@ -108,7 +108,7 @@ def test_thirds_and_sevenths_that_add_up_to_a_whole_limit_still_meet_it(
     assert (scores[:, 0] < found).sum() == allowed
 
 
-@given(pictures(), st.sampled_from(["0.1", "0.3", "0.6"]), st.sampled_from([0.1, 0.5]))
+@given(images(), st.sampled_from(["0.1", "0.3", "0.6"]), st.sampled_from([0.1, 0.5]))
 @settings(max_examples=50, deadline=None)
 def test_rcps_walks_from_small_thresholds_while_the_bound_is_below_alpha(
     made: tuple, alpha: str, delta: float
@@ -183,7 +183,7 @@ FINE = np.linspace(0.0005, 0.9995, 400)
 
 
 def scored(n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Labels, at least one a picture (MAPIE demands it), and scores in steps off the grid."""
+    """Labels, at least one a image (MAPIE demands it), and scores in steps off the grid."""
     rng = np.random.default_rng(seed)
     truth = rng.normal(-1, 1, size=(n, 6))
     targets = (truth + rng.normal(size=(n, 6)) > 0).astype(np.uint8)

@@ -20,16 +20,16 @@ DRAWS, DELTA, CLASSES = 500, 0.1, 6
 
 
 class Population(NamedTuple):
-    """(P, R, K) labels and scores of P patients with R pictures each, losses, and the true risks.
+    """(P, R, K) labels and scores of P patients with R images each, losses, and the true risks.
 
-    The losses are (P, T) by patient and (P, R, T) by picture, for "fnr" and "fdr"; the risk of a
-    new patient is that of a new picture, since all patients have R pictures.
+    The losses are (P, T) by patient and (P, R, T) by image, for "fnr" and "fdr"; the risk of a
+    new patient is that of a new image, since all patients have R images.
     """
 
     targets: np.ndarray
     scores: np.ndarray
     by_patient: dict[str, np.ndarray]
-    by_picture: dict[str, np.ndarray]
+    by_image: dict[str, np.ndarray]
     risks: dict[str, np.ndarray]
 
 
@@ -38,47 +38,47 @@ THRESHOLDS = GRID[PLACES]
 
 
 @cache
-def population(patients: int, pictures: int, shared: float) -> Population:
-    """Patients whose pictures share a part of what the network errs by (0: independent pictures).
+def population(patients: int, images: int, shared: float) -> Population:
+    """Patients whose images share a part of what the network errs by (0: independent images).
 
-    Every picture has a positive class, so that all count.
+    Every image has a positive class, so that all count.
     """
-    rng = np.random.default_rng(patients + pictures)
-    shape = (patients, pictures, CLASSES)
+    rng = np.random.default_rng(patients + images)
+    shape = (patients, images, CLASSES)
 
     def drawn(width: int) -> np.ndarray:
-        """Standard normal, with correlation `shared` between the pictures of a patient."""
-        own = rng.normal(size=(patients, pictures, width))
+        """Standard normal, with correlation `shared` between the images of a patient."""
+        own = rng.normal(size=(patients, images, width))
         return np.sqrt(shared) * rng.normal(size=(patients, 1, width)) + np.sqrt(1 - shared) * own
 
     truth = 1.5 * drawn(CLASSES) - 1.5
-    error = drawn(CLASSES) + 1.5 * drawn(1)  # of a class in the picture, and of the picture
+    error = drawn(CLASSES) + 1.5 * drawn(1)  # of a class in the image, and of the image
     targets = rng.uniform(size=shape) < 1 / (1 + np.exp(-truth))
     np.put_along_axis(targets, truth.argmax(axis=2)[..., None], True, axis=2)
     scores = 1 / (1 + np.exp(-(truth + error)))
     flat = targets.reshape(-1, CLASSES).astype(np.uint8), scores.reshape(-1, CLASSES)
-    every = np.arange(patients * pictures)
+    every = np.arange(patients * images)
     tables = {
         "fnr": miss_rates(*flat, every, THRESHOLDS),
         "fdr": false_discovery_rates(*flat, every, 0.0, THRESHOLDS),
     }
-    by_picture = {k: v.reshape(patients, pictures, -1) for k, v in tables.items()}
+    by_image = {k: v.reshape(patients, images, -1) for k, v in tables.items()}
     return Population(
         flat[0].reshape(shape),
         scores,
-        {k: v.mean(axis=1) for k, v in by_picture.items()},
-        by_picture,
+        {k: v.mean(axis=1) for k, v in by_image.items()},
+        by_image,
         {k: v.mean(axis=0) for k, v in tables.items()},
     )
 
 
 def alone() -> Population:
-    """Pictures of patients with one picture each."""
+    """Images of patients with one image each."""
     return population(20_000, 1, 0.0)
 
 
 def families() -> Population:
-    """Patients with twenty pictures that resemble each other."""
+    """Patients with twenty images that resemble each other."""
     return population(2_500, 20, 0.9)
 
 
@@ -122,7 +122,7 @@ def true_risks(whole: Population, method: str, patients: int, unit: str) -> np.n
         if unit == "patient":
             losses = whole.by_patient[risk][rows]
         else:
-            losses = whole.by_picture[risk][rows].reshape(-1, len(THRESHOLDS))
+            losses = whole.by_image[risk][rows].reshape(-1, len(THRESHOLDS))
         threshold = find(losses, rng)
         if np.isfinite(threshold):
             found[draw] = whole.risks[risk][np.searchsorted(THRESHOLDS, threshold)]
@@ -136,9 +136,9 @@ def at_most(share: float, limit: float) -> bool:
 
 def crc_risks(whole: Population, patients: int, alpha: str) -> np.ndarray:
     rng = np.random.default_rng(3)
-    pictures = whole.targets.shape[1]
-    codes = np.repeat(np.arange(patients), pictures)
-    # The true miss rate at any threshold: each positive weighs 1 / (the positives of its picture).
+    images = whole.targets.shape[1]
+    codes = np.repeat(np.arange(patients), images)
+    # The true miss rate at any threshold: each positive weighs 1 / (the positives of its image).
     positive = whole.targets == 1
     order = np.argsort(whole.scores[positive])
     weights = np.broadcast_to(1 / whole.targets.sum(axis=2, keepdims=True), positive.shape)
@@ -149,7 +149,7 @@ def crc_risks(whole: Population, patients: int, alpha: str) -> np.ndarray:
         targets = whole.targets[rows].reshape(-1, CLASSES)
         threshold = crc_threshold(targets, whole.scores[rows].reshape(-1, CLASSES), codes, alpha)
         found[draw] = np.r_[0.0, missed][np.searchsorted(scores, threshold)]
-    return found / (len(whole.targets) * pictures)
+    return found / (len(whole.targets) * images)
 
 
 @pytest.mark.parametrize("whole", [alone, families])
@@ -182,7 +182,7 @@ def test_crc_would_not_hold_without_its_correction() -> None:
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_violations_are_at_most_delta_where_pictures_are_independent(method: str) -> None:
+def test_violations_are_at_most_delta_where_images_are_independent(method: str) -> None:
     alpha = METHODS[method][2]
     risks = true_risks(alone(), method, 400, "image")
     assert at_most((risks > alpha).mean(), DELTA)
@@ -191,7 +191,7 @@ def test_violations_are_at_most_delta_where_pictures_are_independent(method: str
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_violations_are_at_most_delta_over_patients_whose_pictures_resemble_each_other(
+def test_violations_are_at_most_delta_over_patients_whose_images_resemble_each_other(
     method: str,
 ) -> None:
     alpha = METHODS[method][2]
@@ -201,7 +201,7 @@ def test_violations_are_at_most_delta_over_patients_whose_pictures_resemble_each
 
 
 @pytest.mark.parametrize("method", ["rcps", "fst"])
-def test_the_picture_as_unit_breaks_the_promise_there(method: str) -> None:
+def test_the_image_as_unit_breaks_the_promise_there(method: str) -> None:
     alpha = METHODS[method][2]
     risks = true_risks(families(), method, 100, "image")
     assert (risks > alpha).mean() > DELTA + 3 * np.sqrt(DELTA * (1 - DELTA) / DRAWS)

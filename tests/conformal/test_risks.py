@@ -23,8 +23,8 @@ VALUES = (0.0, 0.25, 0.3, 0.5, 0.75, 1.0)  # ties among the scores, and with the
 
 
 @st.composite
-def pictures(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Labels, scores and units of a few pictures; every unit has at least one."""
+def images(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Labels, scores and units of a few images; every unit has at least one."""
     n, classes = draw(st.integers(1, 8)), draw(st.integers(1, 4))
     cells = st.lists(st.sampled_from(VALUES), min_size=classes, max_size=classes)
     flags = st.lists(st.integers(0, 1), min_size=classes, max_size=classes)
@@ -34,11 +34,11 @@ def pictures(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return targets, scores, unit_codes(units)[1]
 
 
-def of_units(by_picture: list[list[float]], codes: np.ndarray) -> list[list[float]]:
-    """The mean over the pictures of each unit."""
+def of_units(by_image: list[list[float]], codes: np.ndarray) -> list[list[float]]:
+    """The mean over the images of each unit."""
     table = []
     for unit in range(max(codes) + 1):
-        own = [row for row, code in zip(by_picture, codes, strict=True) if code == unit]
+        own = [row for row, code in zip(by_image, codes, strict=True) if code == unit]
         table.append([sum(column) / len(own) for column in zip(*own, strict=True)])
     return table
 
@@ -47,8 +47,8 @@ def chosen_set(scores: np.ndarray, threshold: float) -> set[int]:
     return {k for k, p in enumerate(scores) if p >= threshold}
 
 
-@given(pictures())
-def test_miss_rates_are_what_a_loop_over_pictures_and_thresholds_finds(made: tuple) -> None:
+@given(images())
+def test_miss_rates_are_what_a_loop_over_images_and_thresholds_finds(made: tuple) -> None:
     targets, scores, codes = made
     losses = []
     for truth, row in zip(targets, scores, strict=True):
@@ -62,7 +62,7 @@ def test_miss_rates_are_what_a_loop_over_pictures_and_thresholds_finds(made: tup
     assert (np.diff(found, axis=1) >= 0).all()
 
 
-@given(pictures(), st.sampled_from([0.0, 1.0]))
+@given(images(), st.sampled_from([0.0, 1.0]))
 def test_false_discovery_rates_are_what_a_loop_finds(made: tuple, empty: float) -> None:
     targets, scores, codes = made
     losses = []
@@ -74,7 +74,7 @@ def test_false_discovery_rates_are_what_a_loop_finds(made: tuple, empty: float) 
     np.testing.assert_allclose(found, of_units(losses, codes), atol=1e-12)
 
 
-def test_losses_of_many_pictures_are_those_of_the_units_one_by_one() -> None:
+def test_losses_of_many_images_are_those_of_the_units_one_by_one() -> None:
     rng = np.random.default_rng(0)
     targets = (rng.uniform(size=(9000, 5)) < 0.3).astype(np.uint8)
     scores = rng.uniform(size=(9000, 5)).astype(np.float32).astype(np.float64)
@@ -96,17 +96,17 @@ def test_at_threshold_0_sets_are_full_and_above_1_they_are_empty() -> None:
     assert false_discovery_rates(targets, scores, codes, 1.0, ends)[0] == pytest.approx([2 / 3, 1])
 
 
-def test_a_unit_is_its_name_and_its_pictures_may_lie_anywhere() -> None:
+def test_a_unit_is_its_name_and_its_images_may_lie_anywhere() -> None:
     names, codes = unit_codes(np.array(["b", "a", "c", "a"], dtype=object))
     assert names.tolist() == ["a", "b", "c"]
     assert codes.tolist() == [1, 0, 2, 0]
 
 
-def test_a_picture_without_positive_class_is_dropped_counted_as_zero_or_refused() -> None:
+def test_a_image_without_positive_class_is_dropped_counted_as_zero_or_refused() -> None:
     targets = np.array([[1, 0], [0, 0], [1, 1]])
     assert counting_rows(targets, "drop").tolist() == [True, False, True]
     assert counting_rows(targets, "zero").tolist() == [True, True, True]
-    with pytest.raises(ValueError, match="1 picture without positive class"):
+    with pytest.raises(ValueError, match="1 image without positive class"):
         counting_rows(targets, "error")
     assert counting_rows(targets[[0, 2]], "error").all()
 

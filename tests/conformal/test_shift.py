@@ -9,10 +9,10 @@ from chestxray.conformal.shift import describe_shift, patient_counts, patient_ke
 
 
 def counts(patients: int, prevalence: float, alike: float, rng: np.random.Generator) -> np.ndarray:
-    """(G, 2) pictures and positives; the smaller `alike`, the more a patient's pictures agree."""
-    pictures = np.minimum(rng.geometric(0.25, patients), 50)
+    """(G, 2) images and positives; the smaller `alike`, the more a patient's images agree."""
+    images = np.minimum(rng.geometric(0.25, patients), 50)
     own = rng.beta(prevalence * alike, (1 - prevalence) * alike, patients)
-    return np.column_stack([pictures, rng.binomial(pictures, own)])
+    return np.column_stack([images, rng.binomial(images, own)])
 
 
 @pytest.mark.parametrize(
@@ -59,7 +59,7 @@ def test_a_small_difference_is_none_however_certain() -> None:
     assert len(describe_shift(("A",), before, before + [[0, 3]])) == 1
 
 
-def test_pictures_and_positives_are_counted_by_patient() -> None:
+def test_images_and_positives_are_counted_by_patient() -> None:
     names, found = patient_counts(
         np.array([[1, 0], [1, 1], [0, 1]], dtype=np.uint8), np.array(["b", "a", "b"], dtype=object)
     )

@@ -1,4 +1,4 @@
-"""Damaged picture files: named, never a signal's death, never a picture half white or black."""
+"""Damaged image files: named, never a signal's death, never a image half white or black."""
 
 import io
 import os
@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from chestxray.data import decoding
-from chestxray.data.cache import load_pictures
-from chestxray.data.decoding import read_picture
+from chestxray.data.cache import load_images
+from chestxray.data.decoding import read_image
 
 SIDE = 24
 
@@ -54,7 +54,7 @@ def png(
 
 
 def interlaced(side: int = 40, share: float = 1.0) -> bytes:
-    """The grey picture in seven passes, of which a share is there."""
+    """The grey image in seven passes, of which a share is there."""
     levels, raw = np.asarray(grey(side)), b""
     grid = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2))
     for left, top, across, down in (*grid, (0, 1, 1, 2)):
@@ -118,12 +118,12 @@ def injury(draw: st.DrawFn) -> Callable[[bytes], bytes]:
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("injured") / "picture.png"
+    return tmp_path_factory.mktemp("injured") / "image.png"
 
 
 def decoded(place: Path, content: bytes) -> np.ndarray:
     place.write_bytes(content)
-    return read_picture(place, SIDE)
+    return read_image(place, SIDE)
 
 
 def test_what_is_injured_below_is_readable_before(place: Path) -> None:
@@ -151,7 +151,7 @@ def test_an_injured_png_is_refused_or_has_its_pixels(
 
 @settings(max_examples=400, deadline=None, suppress_health_check=list(HealthCheck))
 @given(name=st.sampled_from(sorted(JPEGS)), damage=injury())
-def test_an_injured_jpeg_is_refused_or_some_picture(
+def test_an_injured_jpeg_is_refused_or_some_image(
     place: Path, name: str, damage: Callable[[bytes], bytes]
 ) -> None:
     # Its pixels have no checksum: other pixels may pass, anything but ValueError may not.
@@ -190,7 +190,7 @@ def test_a_jpeg_whose_end_comes_too_early_is_refused(place: Path) -> None:
 
 
 @pytest.mark.parametrize("behind", [b"\0" * 9, b"\r\n", JPEGS["colour"]])
-def test_padding_or_a_second_picture_behind_a_jpeg_does_no_harm(place: Path, behind: bytes) -> None:
+def test_padding_or_a_second_image_behind_a_jpeg_does_no_harm(place: Path, behind: bytes) -> None:
     whole = decoded(place, JPEGS["grey"])
     np.testing.assert_array_equal(decoded(place, JPEGS["grey"] + behind), whole)
 
@@ -203,8 +203,8 @@ LYING = {
     "no pixels": (png(40, 8, 0, b""), "."),
     "no pixel chunk": (PNGS["grey"][:33] + chunk(b"IEND", b""), "."),
     "no palette": (png(40, 8, 3, zlib.compress(FLAT)), "its palette is missing"),
-    "a huge picture": (png(30_000, 1, 0, zlib.compress(b"\0")), "pixels"),
-    "a small picture of many bytes": (png(1, 8, 0, zlib.compress(bytes(9_000_000))), None),
+    "a huge image": (png(30_000, 1, 0, zlib.compress(b"\0")), "pixels"),
+    "a small image of many bytes": (png(1, 8, 0, zlib.compress(bytes(9_000_000))), None),
     "a bomb of notes": (
         png(
             40,
@@ -228,7 +228,7 @@ def test_a_png_that_lies_with_right_checksums_is_found_out(place: Path, name: st
         decoded(place, content)
 
 
-def test_a_whole_picture_with_a_black_last_row_is_read(place: Path) -> None:
+def test_a_whole_image_with_a_black_last_row_is_read(place: Path) -> None:
     for mode in ("L", "LA", "RGB", "RGBA", "P", "1"):
         black = Image.new(mode, (33, 7))
         assert decoded(place, packed(black, "PNG")).max() == 0
@@ -251,19 +251,19 @@ def test_what_is_no_file_is_named_and_never_waited_for(tmp_path: Path) -> None:
     }
     paths = [str(tmp_path / name) for name in reasons]
     for cache in (None, tmp_path / "cache"):
-        broken = load_pictures(paths, SIDE, tmp_path, cache).broken
+        broken = load_images(paths, SIDE, tmp_path, cache).broken
         for path, reason in zip(paths, reasons.values(), strict=True):
             assert reason in broken[path]
 
 
-def test_a_file_too_large_for_any_picture_is_not_read(tmp_path: Path) -> None:
+def test_a_file_too_large_for_any_image_is_not_read(tmp_path: Path) -> None:
     with open(tmp_path / "large.png", "wb") as file:
         file.truncate(10**12)
     with pytest.raises(ValueError, match=r"1000\.0 GB are more than 64 million pixels take"):
-        read_picture(tmp_path / "large.png", SIDE)
+        read_image(tmp_path / "large.png", SIDE)
 
 
-def test_a_picture_that_changes_under_way_is_one_of_its_states_or_named(
+def test_a_image_that_changes_under_way_is_one_of_its_states_or_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "changing.png"
@@ -274,12 +274,12 @@ def test_a_picture_that_changes_under_way_is_one_of_its_states_or_named(
         seen.append(path.write_bytes(PNGS["grey"][: len(PNGS["grey"]) // 2]))
         return plain_open(*words, **more)
 
-    expected = read_picture(path, SIDE)
+    expected = read_image(path, SIDE)
     monkeypatch.setattr(decoding.Image, "open", open_and_injure)
-    np.testing.assert_array_equal(read_picture(path, SIDE), expected)
+    np.testing.assert_array_equal(read_image(path, SIDE), expected)
     assert seen
     with pytest.raises(ValueError, match="(?i)truncated"):
-        read_picture(path, SIDE)
+        read_image(path, SIDE)
 
 
 def test_notes_beside_the_pixels_that_are_broken_are_not_warned_of(tmp_path: Path) -> None:
@@ -288,9 +288,7 @@ def test_notes_beside_the_pixels_that_are_broken_are_not_warned_of(tmp_path: Pat
     broken = whole[:at] + b"\xff\xff" + whole[at + 2 :]
     (tmp_path / "notes.jpg").write_bytes(broken)
     program = (
-        "import sys\n"
-        "from chestxray.data.decoding import read_picture\n"
-        "read_picture(sys.argv[1], 24)"
+        "import sys\nfrom chestxray.data.decoding import read_image\nread_image(sys.argv[1], 24)"
     )
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", program, str(tmp_path / "notes.jpg")],

@@ -17,12 +17,12 @@ HERNIA_COLUMN = CLASSES.index(HERNIA)
 
 
 def dataset(count: int = 6, size: int = 20) -> ChestDataset:
-    """Random pictures, stored in another order than they are asked for."""
+    """Random images, stored in another order than they are asked for."""
     rng = np.random.default_rng(0)
     return ChestDataset(
         names=np.array([f"{number:08d}_000.png" for number in range(count)]),
         pixels=rng.integers(256, size=(count + 3, size, size), dtype=np.uint8),
-        slots=rng.permutation(count + 3)[:count],
+        cache_index=rng.permutation(count + 3)[:count],
         targets=rng.integers(2, size=(count, len(CLASSES)), dtype=np.uint8),
         device=CPU,
     )
@@ -32,7 +32,7 @@ def random_targets(count: int) -> np.ndarray:
     return (np.random.default_rng(1).uniform(size=(count, len(CLASSES))) < 0.2).astype(np.uint8)
 
 
-def test_gather_equals_torchvision_on_the_picture_in_rgb() -> None:
+def test_gather_equals_torchvision_on_the_image_in_rgb() -> None:
     data = dataset()
     indices = np.array([4, 0, 4, 5])
     images, targets = data.gather(indices)
@@ -40,14 +40,17 @@ def test_gather_equals_torchvision_on_the_picture_in_rgb() -> None:
         [v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(MEAN, STD)]
     )
     expected = torch.stack(
-        [reference(Image.fromarray(data.pixels[data.slots[i]]).convert("RGB")) for i in indices]
+        [
+            reference(Image.fromarray(data.pixels[data.cache_index[i]]).convert("RGB"))
+            for i in indices
+        ]
     )
     torch.testing.assert_close(images, expected, rtol=0, atol=1e-6)
     torch.testing.assert_close(targets, torch.tensor(data.targets[indices]).float())
     assert images.is_contiguous(memory_format=torch.channels_last)
 
 
-def test_a_batch_equals_its_pictures() -> None:
+def test_a_batch_equals_its_images() -> None:
     data = dataset()
     assert len(data) == 6
     images, targets = data.gather(np.arange(6))
@@ -61,14 +64,14 @@ def test_gather_reads_from_a_file_mapped_read_only(tmp_path) -> None:
     data = dataset()
     data.pixels.tofile(tmp_path / "pixels")
     mapped = np.memmap(tmp_path / "pixels", np.uint8, mode="r", shape=data.pixels.shape)
-    from_file = ChestDataset(data.names, mapped, data.slots, data.targets, CPU)
+    from_file = ChestDataset(data.names, mapped, data.cache_index, data.targets, CPU)
     assert torch.equal(from_file.gather(np.arange(6))[0], data.gather(np.arange(6))[0])
 
 
-def test_pictures_held_on_the_device_give_the_same_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_images_held_on_the_device_give_the_same_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("chestxray.data.dataset._UPLOAD", 4)  # in two steps
     data = dataset()
-    held = ChestDataset(data.names, data.pixels, data.slots, data.targets, CPU, resident=True)
+    held = ChestDataset(data.names, data.pixels, data.cache_index, data.targets, CPU, resident=True)
     data.pixels = np.zeros_like(data.pixels)
     for indices in (np.array([5, 0, 3]), np.arange(6)):
         expected = dataset().gather(indices)

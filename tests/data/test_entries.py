@@ -1,4 +1,4 @@
-"""Tables, lists and pictures of a data folder, put together whatever its layout."""
+"""Tables, lists and images of a data folder, put together whatever its layout."""
 
 import os
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from chestxray.data.entries import find_pictures, read_entries, read_lists, read_names
+from chestxray.data.entries import find_images, read_entries, read_lists, read_names
 from chestxray.data.splits import draw_split
 from chestxray.data.summary import describe_change, summary
 from chestxray.labels import CLASSES
@@ -50,15 +50,15 @@ def write_table(path, dialect="2017", names=NAMES):
     return write(path, header + "".join(lines))
 
 
-def write_pictures(folder, names=NAMES):
-    """Files with the name for content: nothing here looks into a picture."""
+def write_images(folder, names=NAMES):
+    """Files with the name for content: nothing here looks into a image."""
     for name in names:
         write(folder / name, name)
 
 
 def folder_of(tmp_path, names=NAMES):
     write_table(tmp_path / "Data_Entry_2017.csv")
-    write_pictures(tmp_path / "images", names)
+    write_images(tmp_path / "images", names)
     return tmp_path
 
 
@@ -89,7 +89,7 @@ def folder_of(tmp_path, names=NAMES):
         "table one level below",
         "sample and full table",
         "no patient column",
-        "pictures beside the table",
+        "images beside the table",
     ],
 )
 def test_every_layout_is_found_without_an_option(tmp_path, tables, folders):
@@ -105,27 +105,27 @@ def test_every_layout_is_found_without_an_option(tmp_path, tables, folders):
     assert entries.label_counts() == dict.fromkeys(CLASSES, 0) | COUNTS
     assert set(entries.fingerprint) == {Path(path).name for path in tables}
     assert entries.lists is None
-    assert entries.notes == ["12 of 12 rows have a picture"]
+    assert entries.notes == ["12 of 12 rows have a image"]
 
 
 def test_the_twin_folder_of_the_sample_is_used_once(tmp_path):
     for root in (tmp_path / "sample", tmp_path / "sample" / "sample"):
         write_table(root / "sample_labels.csv", "sample")
-        write_pictures(root / "images")
+        write_images(root / "images")
     for folder in (tmp_path, tmp_path / "sample"):
         entries = read_entries(folder)
         assert entries.rows["image"].tolist() == NAMES
-        assert entries.notes[0] == "12 of 12 rows have a picture"
-        assert entries.notes[1].startswith("12 pictures more than once")
+        assert entries.notes[0] == "12 of 12 rows have a image"
+        assert entries.notes[1].startswith("12 images more than once")
 
 
 def test_the_sample_beside_a_larger_table_is_one_set(tmp_path):
     write_table(tmp_path / "Data_Entry_2017.csv", names=NAMES)
     write_table(tmp_path / "sample_labels.csv", "sample", names=NAMES[:4])
-    write_pictures(tmp_path / "images", NAMES[:6])
+    write_images(tmp_path / "images", NAMES[:6])
     entries = read_entries(tmp_path)
     assert entries.rows["image"].tolist() == NAMES[:6]
-    assert entries.notes == ["6 of 12 rows have a picture"]
+    assert entries.notes == ["6 of 12 rows have a image"]
 
 
 def test_the_same_name_with_other_bytes_stops_and_names_both(tmp_path):
@@ -134,7 +134,7 @@ def test_the_same_name_with_other_bytes_stops_and_names_both(tmp_path):
     other = write(folder / "more" / NAMES[3], NAMES[4])  # as long as the first, and as old
     for path in (first, other):
         os.utime(path, (1e9, 1e9))
-    with pytest.raises(ValueError, match="1 picture there twice with different content") as error:
+    with pytest.raises(ValueError, match="1 image there twice with different content") as error:
         read_entries(folder)
     assert str(other) in str(error.value)
     assert str(first) in str(error.value)
@@ -157,7 +157,7 @@ def test_litter_of_other_systems_is_ignored(tmp_path, litter):
     write(folder / litter, b"\x00\x05\x16\x07 litter")
     entries = read_entries(folder)
     assert entries.rows["image"].tolist() == NAMES
-    assert entries.notes == ["12 of 12 rows have a picture"]
+    assert entries.notes == ["12 of 12 rows have a image"]
 
 
 @pytest.mark.parametrize("suffix", [".jpg", ".jpeg", ".PNG", ".JPG"])
@@ -166,21 +166,21 @@ def test_another_suffix_is_matched_by_stem_and_said(tmp_path, suffix):
     entries = read_entries(folder_of(tmp_path, names))
     assert entries.rows["image"].tolist() == NAMES
     assert [Path(path).name for path in entries.rows["path"]] == names
-    assert entries.notes[1] == (f"12 pictures matched by name without suffix, such as {names[0]}")
+    assert entries.notes[1] == (f"12 images matched by name without suffix, such as {names[0]}")
 
 
 def test_the_very_name_goes_before_its_stem(tmp_path):
     folder = folder_of(tmp_path)
-    write_pictures(folder / "small", [name.replace(".png", ".jpg") for name in NAMES])
+    write_images(folder / "small", [name.replace(".png", ".jpg") for name in NAMES])
     entries = read_entries(folder)
     assert [Path(path).name for path in entries.rows["path"]] == NAMES
     assert entries.notes == [
-        "12 of 12 rows have a picture",
-        "12 pictures without a row, left out",
+        "12 of 12 rows have a image",
+        "12 images without a row, left out",
     ]
 
 
-def test_two_pictures_of_one_stem_are_not_guessed_at(tmp_path):
+def test_two_images_of_one_stem_are_not_guessed_at(tmp_path):
     folder = folder_of(tmp_path, NAMES[1:])
     write(folder / NAMES[0].replace(".png", ".jpg"), "one")
     write(folder / NAMES[0].replace(".png", ".jpeg"), "other")
@@ -189,7 +189,7 @@ def test_two_pictures_of_one_stem_are_not_guessed_at(tmp_path):
 
 
 def test_a_linked_folder_is_followed_and_a_loop_is_not(tmp_path):
-    write_pictures(tmp_path / "disk" / "images")
+    write_images(tmp_path / "disk" / "images")
     folder = tmp_path / "data"
     write_table(folder / "Data_Entry_2017.csv")
     (folder / "images").symlink_to(tmp_path / "disk" / "images")
@@ -198,7 +198,7 @@ def test_a_linked_folder_is_followed_and_a_loop_is_not(tmp_path):
     (folder / "here").symlink_to(".")
     entries = read_entries(folder)
     assert entries.rows["image"].tolist() == NAMES
-    assert entries.notes == ["12 of 12 rows have a picture"]
+    assert entries.notes == ["12 of 12 rows have a image"]
 
 
 def test_spaces_and_other_scripts_in_the_path_work(tmp_path):
@@ -215,20 +215,20 @@ def test_a_relative_path_and_the_working_folder_work(tmp_path, monkeypatch):
     assert read_entries(Path(".")).rows["image"].tolist() == NAMES
 
 
-def test_rows_and_pictures_without_each_other_are_counted(tmp_path):
+def test_rows_and_images_without_each_other_are_counted(tmp_path):
     folder = folder_of(tmp_path, NAMES[:7])
-    write_pictures(folder, ["curves.png", "scan.jpg"])
+    write_images(folder, ["curves.png", "scan.jpg"])
     entries = read_entries(folder)
     assert entries.rows["image"].tolist() == NAMES[:7]
-    assert entries.notes == ["7 of 12 rows have a picture", "2 pictures without a row, left out"]
+    assert entries.notes == ["7 of 12 rows have a image", "2 images without a row, left out"]
 
 
 def test_rows_come_sorted_by_name_however_they_lie(tmp_path):
     table = write_table(tmp_path / "Data_Entry_2017.csv")
     header, *rows = table.read_text().splitlines()
     table.write_text("\n".join([header, *reversed(rows)]))
-    write_pictures(tmp_path / "z", NAMES[:5])
-    write_pictures(tmp_path / "a", NAMES[5:])
+    write_images(tmp_path / "z", NAMES[:5])
+    write_images(tmp_path / "a", NAMES[5:])
     rows = read_entries(tmp_path).rows
     assert rows["image"].tolist() == NAMES
     assert rows.index.tolist() == list(range(12))
@@ -242,18 +242,18 @@ def test_an_empty_intersection_shows_one_name_of_each_side(tmp_path):
 
 def test_a_table_without_rows_is_said(tmp_path):
     write_table(tmp_path / "Data_Entry_2017.csv", names=[])
-    write_pictures(tmp_path / "images")
+    write_images(tmp_path / "images")
     with pytest.raises(ValueError, match="has no rows"):
         read_entries(tmp_path)
 
 
-@pytest.mark.parametrize("there", ["nothing", "an empty folder", "pictures", "a table"])
+@pytest.mark.parametrize("there", ["nothing", "an empty folder", "images", "a table"])
 def test_a_folder_without_data_names_both_ways_out(tmp_path, there):
     folder = tmp_path / "data"
     if there != "nothing":
         folder.mkdir()
-    if there == "pictures":
-        write_pictures(folder)
+    if there == "images":
+        write_images(folder)
     if there == "a table":
         write_table(folder / "Data_Entry_2017.csv")
     with pytest.raises((FileNotFoundError, ValueError)) as error:
@@ -262,12 +262,12 @@ def test_a_folder_without_data_names_both_ways_out(tmp_path, there):
         assert text in str(error.value)
 
 
-def test_a_subset_keeps_its_pictures_and_counts_names_not_found(tmp_path):
+def test_a_subset_keeps_its_images_and_counts_names_not_found(tmp_path):
     folder = folder_of(tmp_path)
     subset = write(tmp_path / "list.txt", f"{NAMES[5]}\n{NAMES[1]}\n00099999_000.png\n")
     entries = read_entries(folder, subset)
     assert entries.rows["image"].tolist() == [NAMES[1], NAMES[5]]
-    assert entries.notes[-1] == f"subset {subset}: 2 pictures; 1 name of it not found"
+    assert entries.notes[-1] == f"subset {subset}: 2 images; 1 name of it not found"
 
 
 def test_a_subset_that_names_nothing_is_an_error(tmp_path):
@@ -346,14 +346,14 @@ def test_a_test_list_alone_is_enough(tmp_path):
     assert read_lists(tmp_path, pd.Series(NAMES)) == {"train_val": set(), "test": set(NAMES[8:])}
 
 
-def test_lists_that_know_none_of_the_pictures_stop(tmp_path):
+def test_lists_that_know_none_of_the_images_stop(tmp_path):
     write(tmp_path / "train_val_list.txt", "00099999_000.png\n")
     write(tmp_path / "test_list.txt", "00099998_000.png\n")
-    with pytest.raises(ValueError, match=f"name none of its pictures: {NAMES[0]}"):
+    with pytest.raises(ValueError, match=f"name none of its images: {NAMES[0]}"):
         read_lists(tmp_path, pd.Series(NAMES))
 
 
-def test_the_lists_follow_jpg_pictures_by_the_names_of_the_table(tmp_path):
+def test_the_lists_follow_jpg_images_by_the_names_of_the_table(tmp_path):
     folder = folder_of(tmp_path, [name.replace(".png", ".jpg") for name in NAMES])
     write(folder / "test_list.txt", "\n".join(NAMES[8:]))
     entries = read_entries(folder)
@@ -361,11 +361,11 @@ def test_the_lists_follow_jpg_pictures_by_the_names_of_the_table(tmp_path):
     assert entries.rows["image"][parts == "test"].tolist() == NAMES[8:]
 
 
-def test_the_summary_counts_pictures_patients_and_classes_by_part(tmp_path):
+def test_the_summary_counts_images_patients_and_classes_by_part(tmp_path):
     rows = read_entries(folder_of(tmp_path)).rows.assign(split=["train"] * 8 + ["test"] * 4)
     lines = {line[:20].strip(): line[20:].split() for line in summary(rows).splitlines()}
     assert lines[""] == ["train", "test", "all"]
-    assert lines["pictures"] == ["8", "4", "12"]
+    assert lines["images"] == ["8", "4", "12"]
     assert lines["patients"] == ["4", "2", "6"]
     assert lines["Mass"] == ["3", "1", "4"]
     assert lines["Hernia"] == ["0", "0", "0"]
@@ -383,15 +383,15 @@ def test_a_changed_table_is_described_and_an_unchanged_one_is_not(tmp_path):
     assert "Hernia 0 -> 1, Mass 4 -> 3" in line
 
 
-def test_pictures_at_any_depth_are_found_and_other_files_are_not(tmp_path):
-    write_pictures(tmp_path / "images", ["a.png", "b.JPEG", "c.txt", "png"])
-    write_pictures(tmp_path / "a" / "b" / "c" / "d", ["e.jpg", "f.png.part"])
-    assert sorted(find_pictures(tmp_path)["name"]) == ["a.png", "b.JPEG", "e.jpg"]
+def test_images_at_any_depth_are_found_and_other_files_are_not(tmp_path):
+    write_images(tmp_path / "images", ["a.png", "b.JPEG", "c.txt", "png"])
+    write_images(tmp_path / "a" / "b" / "c" / "d", ["e.jpg", "f.png.part"])
+    assert sorted(find_images(tmp_path)["name"]) == ["a.png", "b.JPEG", "e.jpg"]
 
 
 def test_drawn_data_and_its_lists_are_read_whole(drawn):
     entries = read_entries(drawn)
-    assert entries.notes == ["60 of 60 rows have a picture"]
+    assert entries.notes == ["60 of 60 rows have a image"]
     assert entries.lists is not None
     assert entries.lists["train_val"] | entries.lists["test"] == set(entries.rows["image"])
 
@@ -400,7 +400,7 @@ def test_the_real_folder_is_read_as_it_is(nih):
     entries = read_entries(nih)
     assert len(entries.rows) == 1642
     assert entries.rows["patient"].nunique() == 1300
-    assert entries.notes == ["1,642 of 1,642 rows have a picture"]
+    assert entries.notes == ["1,642 of 1,642 rows have a image"]
     assert entries.lists is not None
     assert {part: len(names) for part, names in entries.lists.items()} == {
         "train_val": 86_524,

@@ -1,4 +1,4 @@
-"""On real NIH pictures and tables; every test skips where they are not at hand."""
+"""On real NIH images and tables; every test skips where they are not at hand."""
 
 import json
 import shutil
@@ -11,15 +11,15 @@ import pytest
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from chestxray.data.entries import read_entries
-from chestxray.data.splits import draw_split, place
+from chestxray.data.splits import assign_splits, draw_split
 from chestxray.data.summary import summary
 from chestxray.labels import CLASSES, encode
 from chestxray.scores import read_scores
 
 
-def test_the_real_pictures_are_found_and_split_by_the_official_lists(nih: Path) -> None:
+def test_the_real_images_are_found_and_split_by_the_official_lists(nih: Path) -> None:
     found = read_entries(nih)
-    rows, notes = place(found, None, seed=0, test=False)
+    rows, notes = assign_splits(found, None, seed=0, test=False)
     assert len(rows) == 1642 and rows["patient"].nunique() == 1300
     assert "0 patients shared" in notes[0] and "official lists" in notes[0]
     on_list = set((nih / "test_list.txt").read_text().split())
@@ -28,19 +28,19 @@ def test_the_real_pictures_are_found_and_split_by_the_official_lists(nih: Path) 
     others = rows[rows["split"] != "test"]
     validation = rows[rows["split"] == "val"]
     assert validation["patient"].nunique() == round(0.1 * others["patient"].nunique())
-    assert summary(rows).splitlines()[1].split() == ["pictures", "1,378", "149", "115", "1,642"]
+    assert summary(rows).splitlines()[1].split() == ["images", "1,378", "149", "115", "1,642"]
 
 
-def test_a_split_by_picture_would_have_leaked_and_ours_does_not(nih: Path) -> None:
+def test_a_split_by_image_would_have_leaked_and_ours_does_not(nih: Path) -> None:
     rows = read_entries(nih).rows
-    by_picture = np.random.default_rng(0).permutation(len(rows)) < 0.2 * len(rows)
-    seen = set(rows["patient"][~by_picture])
-    assert rows["patient"][by_picture].isin(seen).mean() > 0.05
+    by_image = np.random.default_rng(0).permutation(len(rows)) < 0.2 * len(rows)
+    seen = set(rows["patient"][~by_image])
+    assert rows["patient"][by_image].isin(seen).mean() > 0.05
     parts = draw_split(rows, None, seed=0)
     assert rows.assign(part=parts).groupby("patient")["part"].nunique().max() == 1
 
 
-def test_training_and_testing_on_real_pictures_gives_scores_that_scikit_learn_agrees_with(
+def test_training_and_testing_on_real_images_gives_scores_that_scikit_learn_agrees_with(
     nih: Path, chest: Callable[..., int], capsys: pytest.CaptureFixture[str]
 ) -> None:
     names = pd.read_csv(nih / "Data_Entry_2017.csv", index_col=False)["Image Index"]

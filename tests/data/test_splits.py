@@ -8,30 +8,30 @@ import pytest
 
 from chestxray.data.entries import Entries, read_lists
 from chestxray.data.splits import (
+    assign_splits,
     check_patients,
     check_training_part,
     draw_split,
     pack,
-    place,
-    recall_split,
+    restore_split,
     unpack,
 )
 from chestxray.data.tables import read_table
 
 
 def people(n, seed=0):
-    """Rows of n patients with one to five pictures each, as image and patient."""
+    """Rows of n patients with one to five images each, as image and patient."""
     counts = np.random.default_rng(seed).integers(1, 6, size=n)
     names = [f"{p:08d}_{i:03d}.png" for p, count in enumerate(counts) for i in range(count)]
     return pd.DataFrame({"image": names, "patient": [name[:8] for name in names]})
 
 
-def pictures(*names):
+def images(*names):
     return pd.DataFrame({"image": names, "patient": [name[:8] for name in names]})
 
 
 def official(rows, n):
-    """Lists that have the pictures of the first n patients for test."""
+    """Lists that have the images of the first n patients for test."""
     in_test = rows["patient"].isin(rows["patient"].unique()[:n])
     return {"train_val": set(rows["image"][~in_test]), "test": set(rows["image"][in_test])}
 
@@ -48,7 +48,7 @@ def patients_by_part(rows, parts):
 
 
 def packed_split(rows, lists=None, seed=0):
-    return pack(place(entries(rows, lists), None, seed, test=False)[0], seed, lists)
+    return pack(assign_splits(entries(rows, lists), None, seed, test=False)[0], seed, lists)
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -97,7 +97,7 @@ def test_a_patient_on_both_official_lists_stops_and_three_are_named():
     assert ", ".join(torn[:3]) + " and 2 more" in str(error.value)
 
 
-def test_pictures_in_no_part_do_not_tear_a_patient():
+def test_images_in_no_part_do_not_tear_a_patient():
     check_patients(pd.Series(["a", "a", "b"]), np.array(["train", "", "val"], dtype=object))
     with pytest.raises(ValueError, match="1 patient in more than one part.*: a"):
         check_patients(pd.Series(["a", "a", "b"]), np.array(["train", "val", "val"], dtype=object))
@@ -111,20 +111,22 @@ def test_few_patients_still_leave_some_for_training(n):
 
 
 def test_one_patient_is_all_training():
-    rows = pictures("00000001_000.png", "00000001_001.png")
+    rows = images("00000001_000.png", "00000001_001.png")
     assert draw_split(rows, None, 0).tolist() == ["train", "train"]
 
 
 def test_nothing_left_for_training_is_an_error():
-    rows = pictures("00000001_000.png", "00000002_000.png")
-    with pytest.raises(ValueError, match="no picture is left for training: 2 pictures, 0 for val"):
+    rows = images("00000001_000.png", "00000002_000.png")
+    with pytest.raises(ValueError, match="no image is left for training: 2 images, 0 for val"):
         draw_split(rows, {"train_val": set(), "test": set(rows["image"])}, 0)
 
 
 @pytest.mark.parametrize("lists, source", [(None, "no official lists"), (20, "official lists")])
 def test_a_fresh_split_says_its_source_and_that_no_patient_is_shared(lists, source):
     rows = people(100)
-    placed, notes = place(entries(rows, lists and official(rows, lists)), None, 3, test=False)
+    placed, notes = assign_splits(
+        entries(rows, lists and official(rows, lists)), None, 3, test=False
+    )
     assert placed["image"].tolist() == rows["image"].tolist()
     assert notes[0].startswith(f"split: {source}") and "seed 3" in notes[0]
     assert notes[0].endswith("0 patients shared")
@@ -135,7 +137,7 @@ def test_a_fresh_split_says_its_source_and_that_no_patient_is_shared(lists, sour
 def test_unpack_inverts_pack(n, with_lists):
     rows = people(n)
     lists = official(rows, n // 3) if with_lists else None
-    placed, _ = place(entries(rows, lists), None, 5, test=False)
+    placed, _ = assign_splits(entries(rows, lists), None, 5, test=False)
     packed = pack(placed, 5, lists)
     assert (packed["seed"], packed["official"]) == (5, with_lists)
     assert json.loads(json.dumps(packed)) == packed  # plain values
@@ -157,48 +159,48 @@ def test_a_stored_split_is_recalled_without_a_change_or_a_note():
     packed = packed_split(rows, seed=2)
     stored = unpack(packed).set_index("image")["split"]
     for seed, lists in [(2, None), (9, None), (2, official(rows, 5))]:  # neither matters any more
-        placed, notes = place(entries(rows, lists), packed, seed, test=False)
+        placed, notes = assign_splits(entries(rows, lists), packed, seed, test=False)
         assert placed["split"].tolist() == stored[rows["image"]].tolist()
         assert notes == ["split: the checkpoint's; 0 patients shared"]
 
 
-def test_pictures_gone_and_new_are_counted_and_the_others_keep_their_part():
+def test_images_gone_and_new_are_counted_and_the_others_keep_their_part():
     rows = people(60)
     packed = packed_split(rows)
-    now = pd.concat([rows[5:], pictures(*(f"0009999{n}_000.png" for n in range(3)))])
-    parts, notes = recall_split(now, packed)
+    now = pd.concat([rows[5:], images(*(f"0009999{n}_000.png" for n in range(3)))])
+    parts, notes = restore_split(now, packed)
     stored = unpack(packed).set_index("image")["split"]
     assert parts.tolist() == [*stored[rows["image"][5:]], "", "", ""]
-    assert "5 pictures" in notes[0] and "not here any more" in notes[0]
-    assert "3 pictures" in notes[1] and "does not know" in notes[1]
+    assert "5 images" in notes[0] and "not here any more" in notes[0]
+    assert "3 images" in notes[1] and "does not know" in notes[1]
 
 
 def test_training_leaves_newcomers_out():
     rows = people(60)
-    now = pd.concat([rows, pictures("00099999_000.png")], ignore_index=True)
-    placed, notes = place(entries(now), packed_split(rows), 0, test=False)
+    now = pd.concat([rows, images("00099999_000.png")], ignore_index=True)
+    placed, notes = assign_splits(entries(now), packed_split(rows), 0, test=False)
     assert placed["image"].tolist() == rows["image"].tolist()
-    assert "1 picture that the run's split does not know" in notes[1]
+    assert "1 image that the run's split does not know" in notes[1]
 
 
 def newcomers(rows, packed):
-    """One more picture of a patient of each part, and one of a patient unknown."""
+    """One more image of a patient of each part, and one of a patient unknown."""
     home = unpack(packed).drop_duplicates("split").set_index("split")["patient"]
     more = {part: f"{home[part]}_900.png" for part in ("train", "val", "test")}
     more["unknown"] = "00099999_900.png"
-    return more, pd.concat([rows, pictures(*more.values())], ignore_index=True)
+    return more, pd.concat([rows, images(*more.values())], ignore_index=True)
 
 
 def test_newcomers_are_all_test_but_those_of_patients_seen_in_training():
     rows = people(60)
     packed = packed_split(rows)
     more, now = newcomers(rows, packed)
-    placed, notes = place(entries(now), packed, 0, test=True)
+    placed, notes = assign_splits(entries(now), packed, 0, test=True)
     parts = placed.set_index("image")["split"]
     assert parts[more["unknown"]] == "test" and parts[more["test"]] == "test"
     assert more["train"] not in parts and more["val"] not in parts
-    assert parts[rows["image"]].tolist() == recall_split(rows, packed)[0].tolist()
-    assert notes[-1].startswith("2 pictures left out")
+    assert parts[rows["image"]].tolist() == restore_split(rows, packed)[0].tolist()
+    assert notes[-1].startswith("2 images left out")
     patients_by_part(placed, placed["split"])
 
 
@@ -206,34 +208,34 @@ def test_newcomers_follow_the_lists_of_their_folder():
     rows = people(60)
     packed = packed_split(rows)
     more, now = newcomers(rows, packed)
-    now = pd.concat([now, pictures("00088888_900.png")], ignore_index=True)
+    now = pd.concat([now, images("00088888_900.png")], ignore_index=True)
     lists = {
         "train_val": {more["train"], more["test"], "00088888_900.png"},
         "test": {more["val"], more["unknown"]},
     }
-    placed, notes = place(entries(now, lists), packed, 0, test=True)
+    placed, notes = assign_splits(entries(now, lists), packed, 0, test=True)
     parts = placed.set_index("image")["split"]
     assert parts[more["unknown"]] == "test" and parts["00088888_900.png"] == "train"
     assert parts[more["train"]] == "train"
     assert more["test"] not in parts and more["val"] not in parts
-    assert notes[-1].startswith("2 pictures left out")
+    assert notes[-1].startswith("2 images left out")
     patients_by_part(placed, placed["split"])
 
 
 def test_a_folder_of_strangers_is_all_test():
-    strangers = pictures(*(f"0009999{n}_000.png" for n in range(8)))
-    placed, _ = place(entries(strangers), packed_split(people(60)), 0, test=True)
+    strangers = images(*(f"0009999{n}_000.png" for n in range(8)))
+    placed, _ = assign_splits(entries(strangers), packed_split(people(60)), 0, test=True)
     assert placed["image"].tolist() == strangers["image"].tolist()
     assert set(placed["split"]) == {"test"}
 
 
-def test_an_epoch_under_way_needs_all_its_pictures():
+def test_an_epoch_under_way_needs_all_its_images():
     rows = people(60)
     packed = packed_split(rows)
     images = np.array(packed["train"]["images"].split("\n"))
     check_training_part(images, packed, same_tables=True)
     check_training_part(np.append(images, "00099999_000.png"), packed, same_tables=True)
-    with pytest.raises(ValueError, match="4 pictures of it cannot be had any more") as error:
+    with pytest.raises(ValueError, match="4 images of it cannot be had any more") as error:
         check_training_part(images[4:], packed, same_tables=True)
     assert ", ".join(sorted(images[:4])[:3]) + " and 1 more" in str(error.value)
     with pytest.raises(ValueError, match="the label tables are not those that it began"):
@@ -241,18 +243,18 @@ def test_an_epoch_under_way_needs_all_its_pictures():
 
 
 @pytest.mark.parametrize(
-    "name, test_pictures, test_patients, others",
+    "name, test_images, test_patients, others",
     [
         ("Data_Entry_2017_v2020.csv.gz", 25_596, 2_797, 28_008),
         ("sample_labels.csv.gz", 1_293, 685, 4_230 - 685),
     ],
 )
 def test_the_real_lists_give_the_official_test(
-    nih, nih_tables, name, test_pictures, test_patients, others
+    nih, nih_tables, name, test_images, test_patients, others
 ):
     rows = read_table(nih_tables / name).rows
     parts = draw_split(rows, read_lists(nih, rows["image"]), 0)
-    assert (parts == "test").sum() == test_pictures
+    assert (parts == "test").sum() == test_images
     n_val = round(0.1 * others)
     assert patients_by_part(rows, parts) == {
         "train": others - n_val,

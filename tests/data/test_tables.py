@@ -130,7 +130,7 @@ def test_thirteen_is_the_same_patient_with_and_without_zeros(tmp_path):
     assert rows["patient"].tolist() == ["00000013"] * 3
 
 
-def test_a_picture_without_a_patient_is_refused_with_its_line(tmp_path):
+def test_a_image_without_a_patient_is_refused_with_its_line(tmp_path):
     path = write(tmp_path, "Image Index,Finding Labels\n00000001_000.png,Mass\nscan.png,Mass\n")
     with pytest.raises(ValueError, match=r"1 row without a patient \(lines 3\).*Patient ID"):
         read_table(path)
@@ -189,7 +189,7 @@ def test_a_table_of_any_name_is_known_by_its_columns(tmp_path):
         ("BBox_List_2017.csv", "Image Index,Finding Label,Bbox [x,y,w,h],,,\na.png,Mass,1,2,3,4\n"),
         ("scores.csv", "image,patient,split,y_Mass,p_Mass\n00000001_000.png,00000001,test,0,0.1\n"),
         ("old Mac.csv", "time,dose\r1,2\r3,4\r"),
-        ("picture.csv", b"\x89PNG\r\n\x1a\n\x00\x00"),
+        ("image.csv", b"\x89PNG\r\n\x1a\n\x00\x00"),
         ("._Data_Entry_2017.csv", b"\x00\x05\x16\x07"),
         ("Data_Entry_2017.csv.part", "Image Index,Fin"),
     ],
@@ -294,13 +294,13 @@ def test_patients_that_a_spreadsheet_would_run_are_refused(tmp_path, patient):
 def test_a_row_repeated_with_other_labels_stops_and_names_both_lines(tmp_path):
     rows = ["a_1.png,Mass,1,1\n", "a_2.png,Mass,1,1\n", "a_1.png,Edema,1,1\n"]
     path = write(tmp_path, HEADER + "".join(rows))
-    with pytest.raises(ValueError, match="1 picture twice with different labels") as error:
+    with pytest.raises(ValueError, match="1 image twice with different labels") as error:
         read_table(path)
     assert "line 2: a_1.png, line 4: a_1.png" in str(error.value)
     assert str(path) in str(error.value)
 
 
-def test_of_several_tables_the_larger_holds_and_the_differing_pictures_are_counted(tmp_path):
+def test_of_several_tables_the_larger_holds_and_the_differing_images_are_counted(tmp_path):
     large = write(tmp_path, HEADER + "".join(f"a_{n}.png,Mass,1,1\n" for n in range(5)))
     small = write(
         tmp_path,
@@ -311,7 +311,7 @@ def test_of_several_tables_the_larger_holds_and_the_differing_pictures_are_count
         table = read_tables(paths)
         assert labels_of(table) == {f"a_{n}.png": "Mass" for n in range(5)} | {"b_0.png": "Edema"}
         (note,) = table.notes
-        assert note.startswith("2 pictures labelled differently in sample_labels.csv")
+        assert note.startswith("2 images labelled differently in sample_labels.csv")
         assert set(table.fingerprint) == {large.name, small.name}
 
 
@@ -341,7 +341,7 @@ def test_a_damaged_table_is_named(tmp_path, name, content):
     assert str(path) in str(error.value)
 
 
-# Pictures by class: the release of 2020, the first release, the Kaggle sample.
+# Images by class: the release of 2020, the first release, the Kaggle sample.
 COUNTS = {
     "Atelectasis": (11559, 11535, 508),
     "Cardiomegaly": (2776, 2772, 141),
@@ -386,4 +386,4 @@ def test_where_the_real_tables_differ_it_is_counted(nih_tables, smaller, differi
     table = read_tables([nih_tables / smaller, nih_tables / "Data_Entry_2017_v2020.csv.gz"])
     assert len(table.rows) == 112_120
     (note,) = table.notes
-    assert note.startswith(f"{differing} pictures labelled differently")
+    assert note.startswith(f"{differing} images labelled differently")

@@ -1,4 +1,4 @@
-"""Predictions count every picture once; the figures are scikit-learn's."""
+"""Predictions count every image once; the figures are scikit-learn's."""
 
 import numpy as np
 import pytest
@@ -19,7 +19,7 @@ PATIENTS = np.repeat(np.arange(80), RNG.multinomial(200, np.full(80, 1 / 80))).a
 
 
 class FirstPixels(nn.Module):
-    """A network whose logits show which pictures it saw."""
+    """A network whose logits show which images it saw."""
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         return images[:, 0].flatten(1)[:, :15]
@@ -35,7 +35,7 @@ def numbered(n: int) -> ChestDataset:
 
 @pytest.mark.parametrize("n", [0, 1, 2, 12, 13, 16])
 @pytest.mark.parametrize("batch_size", [1, 2, 5, 6, 100])
-def test_every_picture_is_scored_once_and_in_order(n: int, batch_size: int) -> None:
+def test_every_image_is_scored_once_and_in_order(n: int, batch_size: int) -> None:
     logits, scores = predict.predict(FirstPixels(), numbered(n), batch_size, "test")
     assert logits.shape == scores.shape == (n, 15)
     assert (np.diff(logits[:, 0]) > 0).all()
@@ -51,14 +51,14 @@ def test_the_check_between_batches_can_end_a_prediction() -> None:
         predict.predict(FirstPixels(), numbered(4), 2, "test", check=refuse)
 
 
-def test_logits_that_are_not_finite_are_an_error_that_names_pictures() -> None:
+def test_logits_that_are_not_finite_are_an_error_that_names_images() -> None:
     class Broken(nn.Module):
         def forward(self, images: torch.Tensor) -> torch.Tensor:
             logits = FirstPixels()(images)
             logits[images[:, 0, 0, 0] == images[:, 0].max(), 3] = float("inf")
             return logits
 
-    with pytest.raises(FloatingPointError, match="1 picture are not finite: 4.png"):
+    with pytest.raises(FloatingPointError, match="1 image are not finite: 4.png"):
         predict.predict(Broken(), numbered(5), 5, "test")
 
 
@@ -138,11 +138,11 @@ def test_intervals_are_those_of_a_plain_bootstrap_over_patients() -> None:
     np.testing.assert_allclose(found["mean"], np.quantile(of_findings, [0.025, 0.975]), rtol=1e-12)
 
 
-def test_patients_make_wider_intervals_than_pictures_where_their_pictures_are_alike() -> None:
+def test_patients_make_wider_intervals_than_images_where_their_images_are_alike() -> None:
     targets, scores = np.repeat(TARGETS[:40], 5, axis=0), np.repeat(SCORES[:40], 5, axis=0)
     by_patient = metrics.auc_intervals(targets, scores, np.repeat(np.arange(40), 5), 200, 0)["mean"]
-    by_picture = metrics.auc_intervals(targets, scores, np.arange(200), 200, 0)["mean"]
-    assert np.ptp(by_patient) > 1.5 * np.ptp(by_picture)
+    by_image = metrics.auc_intervals(targets, scores, np.arange(200), 200, 0)["mean"]
+    assert np.ptp(by_patient) > 1.5 * np.ptp(by_image)
 
 
 def test_the_same_seed_gives_the_same_intervals() -> None:

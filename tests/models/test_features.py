@@ -26,7 +26,7 @@ def network_of(stage: int, bf16: bool = False) -> resnet.ChestResNet:
 @pytest.mark.parametrize("bf16", [False, True], ids=["fp32", "bf16"])
 @pytest.mark.parametrize("stage", [2, 3, 4])
 def test_kept_or_not_the_batches_are_the_same_bits(stage: int, bf16: bool) -> None:
-    features = Features(random_dataset(37), network_of(stage, bf16).frozen_part())
+    features = Features(random_dataset(37), network_of(stage, bf16).frozen_stem())
     wanted = [np.array([5]), np.array([36, 0, 20]), np.arange(37)]
     computed = [features.gather(indices) for indices in wanted]
     needed = features.bytes_to_keep()
@@ -53,7 +53,7 @@ def train_two_epochs(
     stage: int, bf16: bool, keep: bool
 ) -> tuple[dict[str, torch.Tensor], list[dict[str, object]]]:
     network = network_of(stage, bf16)
-    frozen = network.frozen_part()
+    frozen = network.frozen_stem()
     train_set, val_set = (Features(random_dataset(n), frozen) for n in (21, 9))
     if keep:
         keep_if_it_fits([train_set, val_set], free=1 << 40)
@@ -69,9 +69,9 @@ def train_two_epochs(
         order_of=lambda epoch: epoch_order(train_set.targets, 3, epoch, 8),
         save_seconds=1e9,
         save_epoch=lambda: None,
-        save_within=lambda: None,
+        save_partial_epoch=lambda: None,
         check=lambda: None,
-        scorer=network.trained_part,
+        scorer=network.folded_head,
     )
     history = [{k: v for k, v in record.items() if k != "seconds"} for record in run.history]
     return copy.deepcopy(network.state_dict()), history
@@ -79,11 +79,11 @@ def train_two_epochs(
 
 def test_what_does_not_fit_is_computed_again_and_that_is_said() -> None:
     """Of all parts or of none: the second part alone would fit."""
-    frozen = Counting(network_of(4).frozen_part())
+    frozen = Counting(network_of(4).frozen_stem())
     parts = [Features(random_dataset(10), frozen), Features(random_dataset(2), frozen)]
     needed = 12 * 2048 * 4
     said = keep_if_it_fits(parts, free=2 * needed - 1)
-    assert "again in every epoch" in said and "12 pictures" in said
+    assert "again in every epoch" in said and "12 images" in said
     assert computes(parts[0], frozen) and computes(parts[1], frozen)
     said = keep_if_it_fits(parts, free=2 * needed)
     assert "is kept" in said
@@ -110,7 +110,7 @@ def computes(features: Features, frozen: Counting) -> bool:
 
 
 def test_an_empty_part_has_nothing_to_keep() -> None:
-    frozen = network_of(4).frozen_part()
+    frozen = network_of(4).frozen_stem()
     parts = [Features(random_dataset(n), frozen) for n in (4, 0)]
     assert "is kept" in keep_if_it_fits(parts, free=1 << 40)
     assert parts[1].bytes_to_keep() == 0
@@ -125,11 +125,11 @@ def test_a_stop_ends_the_keeping() -> None:
         if checks == 2:
             raise Stopped(15)
 
-    features = Features(random_dataset(70), network_of(4).frozen_part())
+    features = Features(random_dataset(70), network_of(4).frozen_stem())
     with pytest.raises(Stopped):
         features.keep(check)
     assert checks == 2
-    frozen = network_of(4).frozen_part()
+    frozen = network_of(4).frozen_stem()
     (maps, _), (images, _) = (
         features.gather(np.array([69, 0])),
         random_dataset(70).gather(np.array([69, 0])),

@@ -46,7 +46,7 @@ def test_frozen_parts_are_the_same_bits_after_training_and_the_others_are_not(st
     before = {name: value.clone() for name, value in network.state_dict().items()}
     optimizer = torch.optim.Adam(network.trainable_parameters(), lr=1e-3)
     network.train()
-    maps = network.frozen_part()(IMAGES)
+    maps = network.frozen_stem()(IMAGES)
     for _ in range(2):
         optimizer.zero_grad()
         FocalLoss()(network(maps), TARGETS).backward()
@@ -90,9 +90,9 @@ def test_the_frozen_part_and_the_trained_part_in_a_row_are_the_network(stage: in
     theirs.load_state_dict(network.state_dict())
     with torch.inference_mode():
         whole = theirs(IMAGES)
-        frozen = network.frozen_part()
+        frozen = network.frozen_stem()
         torch.testing.assert_close(network(frozen(IMAGES)), whole, rtol=1e-3, atol=1e-4)
-        in_a_row = network.trained_part()(frozen(IMAGES))
+        in_a_row = network.folded_head()(frozen(IMAGES))
     torch.testing.assert_close(in_a_row, whole, rtol=1e-3, atol=1e-4)
 
 
@@ -109,12 +109,12 @@ def lived_in(stage: int) -> resnet.ChestResNet:
 
 @pytest.mark.parametrize("bf16", [False, True], ids=["fp32", "bf16"])
 @pytest.mark.parametrize("stage", resnet.STAGES)
-def test_the_frozen_part_makes_the_same_bits_of_a_picture_in_every_batch(
+def test_the_frozen_part_makes_the_same_bits_of_a_image_in_every_batch(
     stage: int, bf16: bool
 ) -> None:
     network = lived_in(stage)
     network.bf16 = bf16
-    frozen = network.frozen_part()
+    frozen = network.frozen_stem()
     images = torch.randn(35, 3, 32, 32, generator=torch.Generator().manual_seed(3))
     images = images.contiguous(memory_format=torch.channels_last)
     whole = frozen(images)
@@ -126,17 +126,17 @@ def test_the_frozen_part_makes_the_same_bits_of_a_picture_in_every_batch(
 
 def test_a_part_is_as_the_weights_were_when_it_was_made() -> None:
     network = lived_in(2)
-    images = network.frozen_part()(IMAGES)
-    part = network.trained_part()
+    images = network.frozen_stem()(IMAGES)
+    part = network.folded_head()
     before = part(images)
     with torch.no_grad():
         network.fc.weight.zero_()
     assert torch.equal(part(images), before)
-    assert not torch.equal(network.trained_part()(images), before)
+    assert not torch.equal(network.folded_head()(images), before)
 
 
 def test_a_part_has_no_batch_norm_and_is_freed_with_its_last_name() -> None:
-    part = lived_in(2).trained_part()
+    part = lived_in(2).folded_head()
     assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in part.modules())
     there = weakref.ref(part)
     gc.disable()  # an epoch's copy of the weights must not wait for a collection

@@ -20,8 +20,8 @@ def test_progress_is_plain_lines_where_stderr_is_no_terminal(
     out, err = capsys.readouterr()
     assert out == ""
     with_loss, without = err.splitlines()
-    assert re.fullmatch(r"epoch 1/4  320/1375  loss 0\.0810?  \d+ pictures/s", with_loss)
-    assert re.fullmatch(r"epoch 1/4  352/1375  \d+ pictures/s", without)
+    assert re.fullmatch(r"epoch 1/4  320/1375  loss 0\.0810?  \d+ images/s", with_loss)
+    assert re.fullmatch(r"epoch 1/4  352/1375  \d+ images/s", without)
 
 
 def test_the_rate_counts_only_what_was_done_since_the_start(
@@ -31,7 +31,7 @@ def test_the_rate_counts_only_what_was_done_since_the_start(
     with Progress("epoch 1/4", total=2_000_000, done=1_000_000) as bar:
         time.sleep(0.1)
         bar.advance(100)
-    rate = re.search(r"(\d+) pictures/s", capsys.readouterr().err)
+    rate = re.search(r"(\d+) images/s", capsys.readouterr().err)
     assert rate and 0 < int(rate[1]) <= 1000
 
 

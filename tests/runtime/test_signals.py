@@ -8,7 +8,7 @@ import sys
 import pytest
 from helpers import ROOT
 
-from chestxray.runtime.signals import SIGNALS, Stopped, listen
+from chestxray.runtime.signals import SIGNALS, Stopped, catch_signals
 
 
 def run(program: str) -> subprocess.CompletedProcess:
@@ -19,7 +19,7 @@ def run(program: str) -> subprocess.CompletedProcess:
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_the_first_signal_is_a_request_to_stop(signum: int) -> None:
     before = [signal.getsignal(number) for number in SIGNALS]
-    with listen() as request:
+    with catch_signals() as request:
         request.check()
         assert not request
         os.kill(os.getpid(), signum)
@@ -31,7 +31,7 @@ def test_the_first_signal_is_a_request_to_stop(signum: int) -> None:
 
 
 def test_later_signals_do_not_change_what_the_first_asked_for() -> None:
-    with listen() as request:
+    with catch_signals() as request:
         for signum in (signal.SIGHUP, signal.SIGTERM, signal.SIGTERM):
             os.kill(os.getpid(), signum)
     assert request.signum == signal.SIGHUP
@@ -39,15 +39,15 @@ def test_later_signals_do_not_change_what_the_first_asked_for() -> None:
 
 def test_the_handlers_are_restored_after_an_exception() -> None:
     before = [signal.getsignal(number) for number in SIGNALS]
-    with pytest.raises(ValueError), listen():
+    with pytest.raises(ValueError), catch_signals():
         raise ValueError
     assert [signal.getsignal(number) for number in SIGNALS] == before
 
 
 def test_a_second_ctrl_c_ends_the_process_at_once() -> None:
     ended = run("""
-from chestxray.runtime.signals import listen
-with listen():
+from chestxray.runtime.signals import catch_signals
+with catch_signals():
     os.kill(os.getpid(), signal.SIGINT)
     print("saving", flush=True)
     os.kill(os.getpid(), signal.SIGINT)
@@ -58,9 +58,9 @@ with listen():
 
 def test_a_signal_that_nohup_ignores_stays_ignored() -> None:
     ended = run("""
-from chestxray.runtime.signals import listen
+from chestxray.runtime.signals import catch_signals
 signal.signal(signal.SIGHUP, signal.SIG_IGN)
-with listen() as request:
+with catch_signals() as request:
     os.kill(os.getpid(), signal.SIGHUP)
     request.check()
 assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
@@ -70,8 +70,8 @@ assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
 
 def test_a_worker_leaves_the_signals_to_its_parent() -> None:
     ended = run("""
-from chestxray.runtime.signals import leave_signals_to_parent
-leave_signals_to_parent()
+from chestxray.runtime.signals import ignore_signals
+ignore_signals()
 for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
     os.kill(os.getpid(), number)
 print("alive")

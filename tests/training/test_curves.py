@@ -1,4 +1,4 @@
-"""The picture of loss and AUC over the epochs."""
+"""The plot of loss and AUC over the epochs."""
 
 import io
 
@@ -19,7 +19,7 @@ def record(epoch: int, stage: int = 1, validated: bool = True) -> dict:
     }
 
 
-def drawn_picture(history: list[dict]) -> np.ndarray:
+def drawn_plot(history: list[dict]) -> np.ndarray:
     """(height, width, 3) of what draw_curves writes."""
     file = io.BytesIO()
     draw_curves(history, file)
@@ -27,8 +27,8 @@ def drawn_picture(history: list[dict]) -> np.ndarray:
         return np.asarray(image.convert("RGB"))
 
 
-def has_colour(picture: np.ndarray, colour: tuple[int, int, int]) -> bool:
-    return bool((picture == colour).all(axis=2).any())
+def has_colour(plot: np.ndarray, colour: tuple[int, int, int]) -> bool:
+    return bool((plot == colour).all(axis=2).any())
 
 
 BLUE, ORANGE = (0, 114, 178), (213, 94, 0)
@@ -43,17 +43,15 @@ HISTORIES = {
 
 @pytest.mark.parametrize("name", HISTORIES)
 def test_the_curves_show_training_and_validation(name: str) -> None:
-    picture = drawn_picture(HISTORIES[name])
-    losses, areas = np.split(picture, 2, axis=1)
+    plot = drawn_plot(HISTORIES[name])
+    losses, areas = np.split(plot, 2, axis=1)
     assert has_colour(losses, BLUE) and has_colour(losses, ORANGE)
     assert has_colour(areas, ORANGE)
 
 
 def test_a_run_without_validation_keeps_both_panels() -> None:
     without, with_it = (
-        np.split(
-            drawn_picture([record(epoch, 1 + epoch // 4, kept) for epoch in range(1, 11)]), 2, 1
-        )
+        np.split(drawn_plot([record(epoch, 1 + epoch // 4, kept) for epoch in range(1, 11)]), 2, 1)
         for kept in (False, True)
     )
     assert has_colour(without[0], BLUE)

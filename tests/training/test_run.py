@@ -36,7 +36,7 @@ FIXED["split"]["train"] = {
 def held(**changes: Any) -> dict[str, Any]:
     """What continue_run reads of a checkpoint: a stage 1 that has done all its four epochs."""
     base = {"run_id": "r", "stage": 1, "lr": 1e-4, "epochs_done": 4, "epochs_planned": 4}
-    base |= {"pictures_done": 0, "loss_sum": 0.0, "seconds_done": 0.0, "parent": None}
+    base |= {"images_done": 0, "loss_sum": 0.0, "seconds_done": 0.0, "parent": None}
     return base | {"history": [{"epoch": n} for n in range(1, 5)]} | changes
 
 
@@ -72,23 +72,23 @@ def test_typed_weights_have_no_effect_and_that_is_said() -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "stage", "more", "planned", "pictures"),
+    ("changes", "stage", "more", "planned", "images"),
     [
-        ({"epochs_done": 2, "pictures_done": 64}, 1, False, 4, 64),  # unfinished: to its end
-        ({"epochs_done": 2, "pictures_done": 64}, 1, True, 5, 64),  # --epochs counts from here
+        ({"epochs_done": 2, "images_done": 64}, 1, False, 4, 64),  # unfinished: to its end
+        ({"epochs_done": 2, "images_done": 64}, 1, True, 5, 64),  # --epochs counts from here
         ({}, 1, False, 7, 0),  # finished: --epochs more
         ({}, 1, True, 7, 0),
         ({}, 2, False, 7, 0),  # another stage: a run of its own
-        ({"epochs_done": 2, "pictures_done": 64}, 2, False, 5, 0),  # ... between epochs
+        ({"epochs_done": 2, "images_done": 64}, 2, False, 5, 0),  # ... between epochs
     ],
 )
 def test_how_far_a_continued_run_goes(
-    changes: dict[str, Any], stage: int, more: bool, planned: int, pictures: int
+    changes: dict[str, Any], stage: int, more: bool, planned: int, images: int
 ) -> None:
     options = {"stage": stage, "lr": 1e-4, "epochs": 3}
     found = continue_run(held(**changes), options, more)
     assert found.epochs_planned == planned
-    assert found.pictures_done == pictures
+    assert found.images_done == images
     assert found.run_id == "r"
     assert len(found.history) == 4
 
@@ -108,9 +108,9 @@ def test_what_an_epoch_under_way_depends_on_can_change_between_epochs_only(
 ) -> None:
     stored = STORED | {"loss_func": "FocalLoss"}
     with pytest.raises(ValueError, match="which the epoch under way keeps"):
-        restore_options(dict(stored), {name: value}, held_with(stored, pictures_done=64))
+        restore_options(dict(stored), {name: value}, held_with(stored, images_done=64))
     typed = {name: value, "stage": 2}
-    said = restore_options(dict(stored), typed, held_with(stored, pictures_done=64))
+    said = restore_options(dict(stored), typed, held_with(stored, images_done=64))
     assert len(said) == 2
     assert len(restore_options(dict(stored), {name: value}, held_with(stored))) == 1
 
@@ -143,10 +143,10 @@ def test_an_epoch_leaves_checkpoint_last_best_log_and_curves(tmp_path: Path) -> 
     records = run_folder.read_log(tmp_path / "log.jsonl")
     assert [r["epoch"] for r in records] == [1, 2, 3]
     assert set(records[0]) == {
-        *("run_id", "stage", "epoch", "lr", "pictures", "train_loss", "val_loss", "val_auc"),
+        *("run_id", "stage", "epoch", "lr", "images", "train_loss", "val_loss", "val_auc"),
         *("val_classes", "seconds"),
     }
-    assert (records[0]["train_loss"], records[0]["pictures"]) == (0.5, 16)
+    assert (records[0]["train_loss"], records[0]["images"]) == (0.5, 16)
 
 
 def test_without_validation_the_best_is_the_last(tmp_path: Path) -> None:
@@ -178,35 +178,35 @@ def test_a_new_run_does_not_replace_another_lines_files_and_its_own_line_may(
     tmp_path: Path,
 ) -> None:
     shop, state = Workshop(tmp_path), new_run(1e-4, 2)
-    run_folder.claim(tmp_path, state)
+    run_folder.refuse_foreign_files(tmp_path, state)
     shop.epoch(state, 0.6)
     with pytest.raises(FileExistsError) as caught:
-        run_folder.claim(tmp_path, new_run(1e-4, 2))
+        run_folder.refuse_foreign_files(tmp_path, new_run(1e-4, 2))
     for word in (
         "stage1_0001_01.pth, last.pth, best.pth, log.jsonl",
         "--overwrite",
         "--output-dir",
     ):
         assert word in str(caught.value)
-    run_folder.claim(tmp_path, state)
+    run_folder.refuse_foreign_files(tmp_path, state)
     stored = checkpoint.load(tmp_path / "last.pth")
-    run_folder.claim(tmp_path, continue_run(stored, STORED | {"stage": 2}, False))
+    run_folder.refuse_foreign_files(tmp_path, continue_run(stored, STORED | {"stage": 2}, False))
 
 
 def test_a_stopped_run_says_how_to_go_on(tmp_path: Path) -> None:
     shop, state = Workshop(tmp_path), new_run(1e-4, 2)
     assert (
-        shop.folder.way_on(state, "python main.py", "")
+        shop.folder.resume_hint(state, "python main.py", "")
         == "no batch was done, and nothing new is written"
     )
     shop.epoch(state, 0.6)
-    state.pictures_done = 8
-    shop.folder.save_within(state, shop.model, shop.optimizer)
-    said = shop.folder.way_on(state, "python main.py", " --output-dir here --precision fp32")
-    assert "after 1 epoch and 8 pictures of the next" in said
+    state.images_done = 8
+    shop.folder.save_partial_epoch(state, shop.model, shop.optimizer)
+    said = shop.folder.resume_hint(state, "python main.py", " --output-dir here --precision fp32")
+    assert "after 1 epoch and 8 images of the next" in said
     assert "python main.py --resume --output-dir here --precision fp32 finishes it" in said
-    assert checkpoint.load(tmp_path / "last.pth")["pictures_done"] == 8
-    assert checkpoint.load(tmp_path / "stage1_0001_01.pth")["pictures_done"] == 0
+    assert checkpoint.load(tmp_path / "last.pth")["images_done"] == 8
+    assert checkpoint.load(tmp_path / "stage1_0001_01.pth")["images_done"] == 0
 
 
 def test_a_line_begun_with_overwrite_owns_the_folder_before_it_has_replaced_every_file(
@@ -216,10 +216,10 @@ def test_a_line_begun_with_overwrite_owns_the_folder_before_it_has_replaced_ever
     for _ in range(4):
         shop.epoch(old, 0.6)
     new = new_run(1e-4, 4)  # --overwrite: not claimed
-    shop.folder.save_within(new, shop.model, shop.optimizer)
-    run_folder.claim(tmp_path, new)
+    shop.folder.save_partial_epoch(new, shop.model, shop.optimizer)
+    run_folder.refuse_foreign_files(tmp_path, new)
     with pytest.raises(FileExistsError):
-        run_folder.claim(tmp_path, old)
+        run_folder.refuse_foreign_files(tmp_path, old)
 
 
 def test_a_worse_epoch_done_again_does_not_become_the_best_of_the_line(tmp_path: Path) -> None:
@@ -326,8 +326,8 @@ def test_whichever_write_fails_the_files_are_whole_and_the_next_try_makes_all_of
         records = run_folder.read_log(tmp_path / "log.jsonl")
         assert [record["epoch"] for record in records] in ([1], [1, 2])
         assert not list(tmp_path.glob(".*.tmp"))
-        with Image.open(tmp_path / "curves.png") as picture:
-            picture.load()
+        with Image.open(tmp_path / "curves.png") as image:
+            image.load()
     assert {"write", "fsync", "replace", "link"} == set(failed) and len(failed) > 15
     assert [held(n) for n in ("last.pth", "best.pth", "stage1_0001_02.pth")] == [2, 2, 2]
 
@@ -347,9 +347,9 @@ def test_weights_that_are_not_finite_replace_no_checkpoint(tmp_path: Path) -> No
     optimizer = torch.optim.Adam(model.parameters())
     folder = run_folder.RunFolder(tmp_path, FIXED)
     run = Run("r", stage=1, lr=1e-4, epochs_done=0, epochs_planned=2, loss_sum=1.0)
-    folder.save_within(run, model, optimizer)
+    folder.save_partial_epoch(run, model, optimizer)
     before = (tmp_path / "last.pth").read_bytes()
     torch.nn.init.constant_(model.bias, float("inf"))
     with pytest.raises(FloatingPointError, match="not saved: .*last.pth: the weights bias are not"):
-        folder.save_within(run, model, optimizer)
+        folder.save_partial_epoch(run, model, optimizer)
     assert (tmp_path / "last.pth").read_bytes() == before

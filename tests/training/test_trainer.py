@@ -31,7 +31,7 @@ def small_network() -> nn.Module:
         )
 
 
-def pictures(n: int, seed: int = 0) -> ChestDataset:
+def dataset(n: int, seed: int = 0) -> ChestDataset:
     rng = np.random.default_rng(seed)
     return ChestDataset(
         np.array([f"{i}.png" for i in range(n)], dtype=object),
@@ -43,14 +43,14 @@ def pictures(n: int, seed: int = 0) -> ChestDataset:
 
 
 class Bench:
-    """A run of a few epochs on 21 pictures, five a step, that can be stopped and gone on with."""
+    """A run of a few epochs on 21 images, five a step, that can be stopped and gone on with."""
 
     def __init__(self) -> None:
         self.model = small_network()
         self.optimizer = torch.optim.Adam(self.model.parameters(), lr=1e-2)
         self.run = Run("r", stage=1, lr=1e-2, epochs_done=0, epochs_planned=3)
         self.checks = 0
-        self.look_every = 1
+        self.sync_every = 1
         self.epochs_saved: list[int] = []
         self.kept: Any = None
 
@@ -65,15 +65,15 @@ class Bench:
             self.model,
             FocalLoss(),
             self.optimizer,
-            pictures(21),
-            pictures(val, seed=1),
+            dataset(21),
+            dataset(val, seed=1),
             batch_size=5,
-            order_of=lambda epoch: epoch_order(pictures(21).targets, 3, epoch, 8),
+            order_of=lambda epoch: epoch_order(dataset(21).targets, 3, epoch, 8),
             save_seconds=save_seconds,
             save_epoch=lambda: self.epochs_saved.append(self.run.epochs_done),
-            save_within=self.keep,
+            save_partial_epoch=self.keep,
             check=check,
-            look_every=self.look_every,
+            sync_every=self.sync_every,
         )
 
     def keep(self) -> None:
@@ -102,8 +102,8 @@ def straight() -> Bench:
 def test_a_run_trains_records_and_saves_every_epoch(straight: Bench) -> None:
     assert straight.epochs_saved == [1, 2, 3]
     assert [r["epoch"] for r in straight.run.history] == [1, 2, 3]
-    sizes = [len(epoch_order(pictures(21).targets, 3, epoch, 8)) for epoch in range(3)]
-    assert [r["pictures"] for r in straight.run.history] == sizes
+    sizes = [len(epoch_order(dataset(21).targets, 3, epoch, 8)) for epoch in range(3)]
+    assert [r["images"] for r in straight.run.history] == sizes
     assert straight.run.history[0]["train_loss"] > straight.run.history[2]["train_loss"]
 
 
@@ -157,11 +157,11 @@ def test_a_stop_before_the_first_batch_keeps_nothing() -> None:
 def test_time_passed_saves_inside_an_epoch() -> None:
     bench = Bench()
     bench.train(save_seconds=0)
-    assert bench.kept[2].pictures_done > 0
+    assert bench.kept[2].images_done > 0
 
 
-def test_the_mean_loss_weighs_batches_by_their_pictures() -> None:
-    model, data = small_network().eval(), pictures(7)
+def test_the_mean_loss_weighs_batches_by_their_images() -> None:
+    model, data = small_network().eval(), dataset(7)
     model.train = lambda mode=True: model  # type: ignore[method-assign]
     optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
     run = Run("r", 1, 0.1, 0, 1)
@@ -169,15 +169,15 @@ def test_the_mean_loss_weighs_batches_by_their_pictures() -> None:
     images, targets = data.gather(np.arange(7))
     with torch.inference_mode():
         expected = FocalLoss()(model(images), targets).item()
-    assert run.loss_sum / run.pictures_done == pytest.approx(expected, rel=1e-6)
+    assert run.loss_sum / run.images_done == pytest.approx(expected, rel=1e-6)
 
 
-@pytest.mark.parametrize("look_every", [2, 3, 99])
+@pytest.mark.parametrize("sync_every", [2, 3, 99])
 def test_looking_at_the_losses_now_and_then_changes_no_bit(
-    straight: Bench, look_every: int
+    straight: Bench, sync_every: int
 ) -> None:
     bench = Bench()
-    bench.look_every = look_every
+    bench.sync_every = sync_every
     bench.train()
     assert figures(bench.run) == figures(straight.run)
     ended, expected = bench.model.state_dict(), straight.model.state_dict()
@@ -193,10 +193,10 @@ def test_a_broken_loss_between_two_looks_is_found_at_the_next_and_named() -> Non
             self.calls += 1
             return logits.square().mean() * (float("nan") if self.calls == 2 else 1.0)
 
-    model, data, criterion = small_network(), pictures(12), Broken()
+    model, data, criterion = small_network(), dataset(12), Broken()
     run = Run("r", 1, 0.5, 2, 4)
     looks = []
-    with pytest.raises(FloatingPointError, match="nan in the batch after 2 pictures; .*2.png, 3.p"):
+    with pytest.raises(FloatingPointError, match="nan in the batch after 2 images; .*2.png, 3.p"):
         trainer.train_one_epoch(
             model,
             criterion,
@@ -205,10 +205,10 @@ def test_a_broken_loss_between_two_looks_is_found_at_the_next_and_named() -> Non
             np.arange(12),
             2,
             run,
-            after_look=lambda: looks.append(run.pictures_done),
-            look_every=4,
+            after_sync=lambda: looks.append(run.images_done),
+            sync_every=4,
         )
-    assert (criterion.calls, looks, run.pictures_done) == (4, [], 0)
+    assert (criterion.calls, looks, run.images_done) == (4, [], 0)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
@@ -217,13 +217,13 @@ def test_a_loss_that_is_not_finite_stops_before_the_step(value: float) -> None:
         def forward(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
             return logits.square().mean() * value
 
-    model, data = small_network(), pictures(6)
+    model, data = small_network(), dataset(6)
     before = copy.deepcopy([p.detach() for p in model.parameters()])
     optimizer = torch.optim.Adam(model.parameters())
     run = Run("r", 1, 0.5, 2, 4)
     with pytest.raises(FloatingPointError) as caught:
         trainer.train_one_epoch(model, Broken(), optimizer, data, np.arange(6)[::-1], 2, run)
-    for part in (f"the loss is {value}", "after 0 pictures", "5.png, 4.png"):
+    for part in (f"the loss is {value}", "after 0 images", "5.png, 4.png"):
         assert part in str(caught.value)
     assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
     assert optimizer.state_dict()["state"] == {}
@@ -240,19 +240,17 @@ def test_a_run_that_diverges_names_epoch_and_rate_and_saves_nothing() -> None:
     assert bench.epochs_saved == [] and bench.kept is None
 
 
-def test_a_single_training_picture_is_refused() -> None:
+def test_a_single_training_image_is_refused() -> None:
     model = small_network()
     optimizer = torch.optim.Adam(model.parameters())
     with pytest.raises(ValueError, match="BatchNorm needs at least two"):
         trainer.train_one_epoch(
-            model, FocalLoss(), optimizer, pictures(1), np.arange(1), 2, Run("r", 1, 0.1, 0, 1)
+            model, FocalLoss(), optimizer, dataset(1), np.arange(1), 2, Run("r", 1, 0.1, 0, 1)
         )
 
 
 @pytest.mark.parametrize(("n", "batch_size"), [(3, 2), (5, 4), (4, 100), (2, 1)])
-def test_a_batch_of_one_is_never_made_where_two_pictures_can_be_had(
-    n: int, batch_size: int
-) -> None:
+def test_a_batch_of_one_is_never_made_where_two_images_can_be_had(n: int, batch_size: int) -> None:
     seen: list[int] = []
 
     class Counting(nn.Module):
@@ -268,7 +266,7 @@ def test_a_batch_of_one_is_never_made_where_two_pictures_can_be_had(
     optimizer = torch.optim.Adam(model.parameters())
     run = Run("r", 1, 0.1, 0, 1)
     trainer.train_one_epoch(
-        model, FocalLoss(), optimizer, pictures(n), np.arange(n), batch_size, run
+        model, FocalLoss(), optimizer, dataset(n), np.arange(n), batch_size, run
     )
     assert sum(seen) == n
     assert min(seen) > 1 or batch_size == 1
@@ -279,11 +277,11 @@ def test_an_empty_validation_part_has_null_figures() -> None:
     bench.train(val=0)
     record = bench.run.history[0]
     assert (record["val_loss"], record["val_auc"], record["val_classes"]) == (None, None, 0)
-    assert "no validation pictures" in bench.run.last_epoch()
+    assert "no validation images" in bench.run.last_epoch()
 
 
 def test_the_validation_figures_are_those_of_the_whole_part() -> None:
-    model, data = small_network(), pictures(40)
+    model, data = small_network(), dataset(40)
     found = trainer.validate(model, FocalLoss(), data, 7, check=lambda: None)
     images, targets = data.gather(np.arange(40))
     with torch.inference_mode():
@@ -302,6 +300,6 @@ def test_a_callback_that_stops_leaves_the_run_after_a_whole_batch() -> None:
     after_batch: Callable[[], None] = refuse
     with pytest.raises(Stopped):
         trainer.train_one_epoch(
-            model, FocalLoss(), optimizer, pictures(9), np.arange(9), 4, run, after_batch
+            model, FocalLoss(), optimizer, dataset(9), np.arange(9), 4, run, after_batch
         )
-    assert run.pictures_done == 4
+    assert run.images_done == 4

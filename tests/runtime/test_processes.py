@@ -1,4 +1,4 @@
-"""Several processes: each picture once, in one order, the numbers of one; every kind of end."""
+"""Several processes: each image once, in one order, the numbers of one; every kind of end."""
 
 import contextlib
 import json
@@ -20,11 +20,11 @@ from helpers import ROOT, assert_same_tensors, wait_until
 from hypothesis import given
 from hypothesis import strategies as st
 from torchrun_worker import COUNTS, TOTAL, rows, steps
-from torchrun_worker import LENGTHS as PICTURES
+from torchrun_worker import LENGTHS as IMAGES
 
 from chestxray.checkpoints import checkpoint
 from chestxray.data.dataset import batches
-from chestxray.runtime.process_group import ONE_PROCESS, Processes
+from chestxray.runtime.processes import ONE_PROCESS, Processes
 from chestxray.runtime.signals import StopRequest
 from chestxray.scores import read_scores
 
@@ -50,7 +50,7 @@ def test_the_shares_of_a_batch_are_the_batch_and_their_weighted_means_its_mean(
     seen: list[int] = []
     for indices in batches(order, batch_size * size, start, least=2 * size):
         shares = [Several(rank, size).training_share(indices, batch_size) for rank in range(size)]
-        parts = np.concatenate([Several(rank, size).scoring_part(indices) for rank in range(size)])
+        parts = np.concatenate([Several(rank, size).scoring_share(indices) for rank in range(size)])
         assert sorted(parts) == sorted(indices)
         means = [weight * losses[share].mean() for share, weight in shares]
         assert np.mean(means) == pytest.approx(losses[indices].mean())
@@ -67,7 +67,7 @@ def test_one_process_takes_all_and_exchanges_nothing() -> None:
     values = torch.rand(3, 15)
     assert ONE_PROCESS.mean(values) is values and ONE_PROCESS.rows(values, 3) is values
     stop = StopRequest()
-    assert ONE_PROCESS.agreed(stop) == stop.check
+    assert ONE_PROCESS.any_rank_stopped(stop) == stop.check
     assert ONE_PROCESS.describe(32) is None
 
 
@@ -80,7 +80,7 @@ def torchrun(count: int, *words: object) -> list[str]:
 
 
 def environment(folder: Path, **more: str) -> dict[str, str]:
-    """One thread each; and a folder for the names of the pictures that are trained on."""
+    """One thread each; and a folder for the names of the images that are trained on."""
     notes = folder / "notes"
     notes.mkdir(exist_ok=True)
     return {**os.environ, "OMP_NUM_THREADS": "1", "NOTES": str(notes), **more}
@@ -112,15 +112,15 @@ def test_a_step_of_several_is_the_step_of_one_with_the_whole_batch(
     done = ran(count, tmp_path, "steps", "found.json")
     assert done.returncode == 0, done.stderr
     found = json.loads((tmp_path / "found.json").read_text())
-    for pictures, (losses, head) in zip(PICTURES, found, strict=True):
-        expected, expected_head = steps(pictures, TOTAL, ONE_PROCESS)
-        assert len(losses) == max(1, pictures // TOTAL)
+    for images, (losses, head) in zip(IMAGES, found, strict=True):
+        expected, expected_head = steps(images, TOTAL, ONE_PROCESS)
+        assert len(losses) == max(1, images // TOTAL)
         np.testing.assert_allclose(losses, expected, rtol=0, atol=1e-4)
         np.testing.assert_allclose(head, expected_head, rtol=0, atol=1e-5)
 
 
 @pytest.mark.slow
-def test_two_machines_on_one_score_each_picture_once(tmp_path: Path, one_thread: None) -> None:
+def test_two_machines_on_one_score_each_image_once(tmp_path: Path, one_thread: None) -> None:
     """Two torchrun agents that meet at a port of the loopback address."""
     two_machines((tmp_path, tmp_path), "rows", "found.json")
     found = json.loads((tmp_path / "found.json").read_text())
@@ -184,16 +184,16 @@ def trained(drawn: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[P
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("pictures", COUNTS[:-1])
+@pytest.mark.parametrize("images", COUNTS[:-1])
 def test_a_test_by_several_has_the_rows_and_the_auc_of_one(
-    pictures: int,
+    images: int,
     trained: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     held = checkpoint.load(trained / "checkpoints" / "last.pth")
-    names = held["split"]["test"]["images"].split("\n")[:pictures]
-    assert len(names) == pictures
+    names = held["split"]["test"]["images"].split("\n")[:images]
+    assert len(names) == images
     (trained / "subset.txt").write_text("".join(f"{name}\n" for name in names))
     words = ("--test", "--ckpt", "last.pth", "--subset", "subset.txt", "--bs", 2)
     import main
@@ -219,7 +219,7 @@ def test_a_test_by_several_has_the_rows_and_the_auc_of_one(
 
 
 def trained_on(folder: Path) -> Counter[str]:
-    """The pictures that were trained on since the last look, by all processes."""
+    """The images that were trained on since the last look, by all processes."""
     seen: Counter[str] = Counter()
     for path in (folder / "notes").glob("*.txt"):
         seen.update(path.read_text().split())
@@ -245,7 +245,7 @@ def test_two_that_were_stopped_go_on_to_the_same_bits_and_one_and_three_can_take
     assert done.returncode == 1 and done.stderr.count("stopped by SIGTERM") == 1
     assert done.stdout.count("torchrun --standalone --nproc-per-node=2 main.py --resume") == 1
     held = checkpoint.load(stopped / "checkpoints" / "last.pth")
-    assert (held["epochs_done"], held["pictures_done"], held["processes"]) == (0, 16, 2)
+    assert (held["epochs_done"], held["images_done"], held["processes"]) == (0, 16, 2)
     shutil.copytree(stopped, other)
     before = trained_on(stopped)
     assert before.total() == 16
@@ -263,13 +263,13 @@ def test_two_that_were_stopped_go_on_to_the_same_bits_and_one_and_three_can_take
     done = ran(1, other, *go_on, STOP="0 4")
     assert done.returncode == 143 and "processes 2 -> 1" in done.stdout
     held = checkpoint.load(other / "checkpoints" / "last.pth")
-    assert (held["epochs_done"], held["pictures_done"], held["processes"]) == (0, 26, 1)
+    assert (held["epochs_done"], held["images_done"], held["processes"]) == (0, 26, 1)
     done = ran(3, other, *go_on)
     assert done.returncode == 0, done.stderr
     assert "processes 1 -> 3" in done.stdout
     assert trained_on(other) == whole
     history = checkpoint.load(other / "checkpoints" / "last.pth")["history"]
-    assert [record["pictures"] for record in history] == 2 * [len(train_part.split("\n"))]
+    assert [record["images"] for record in history] == 2 * [len(train_part.split("\n"))]
 
 
 def processes_in(folder: Path) -> list[psutil.Process]:
@@ -330,7 +330,7 @@ def test_a_job_ends_with_its_message_and_whole_files(
     done = ran(2, tmp_path, "main", "--resume", "--precision", "fp32", STOP="1 2")
     assert "stopped by SIGTERM" in done.stderr, done.stderr
     after = checkpoint.load(last)
-    place = ("epochs_done", "pictures_done")
+    place = ("epochs_done", "images_done")
     assert [after[key] for key in place] > [before[key] for key in place]
 
 
@@ -351,7 +351,7 @@ def test_what_all_meet_is_said_once(
 
 
 @pytest.mark.slow
-def test_broken_pictures_end_the_job_before_training(drawn: Path, tmp_path: Path) -> None:
+def test_broken_images_end_the_job_before_training(drawn: Path, tmp_path: Path) -> None:
     data = tmp_path / "data"
     shutil.copytree(drawn, data)
     broken = sorted(data.rglob("*.png"))[3]
@@ -362,7 +362,7 @@ def test_broken_pictures_end_the_job_before_training(drawn: Path, tmp_path: Path
 
 
 def decoded(folder: Path) -> Counter[str]:
-    """The pictures that were decoded, by all processes."""
+    """The images that were decoded, by all processes."""
     notes = (folder / "notes").glob("*.decoded")
     return Counter(name for path in notes for name in path.read_text().split())
 

@@ -22,11 +22,11 @@ from torch.nn.parallel import DistributedDataParallel
 
 from chestxray.runtime import distributed as job
 from chestxray.runtime.signals import Stopped, StopRequest
-from chestxray.runtime.text import counted
+from chestxray.runtime.text import plural
 
-_SECONDS_BETWEEN_LOOKS = 0.1  # of those who wait for others
+_POLL_SECONDS = 0.1  # of those who wait for others
 _TIMEOUT = timedelta(minutes=30)  # for processes that live and do not answer
-_MEETING_TIMEOUT = timedelta(days=1)  # one of them may be decoding all pictures
+_MEETING_TIMEOUT = timedelta(days=1)  # one of them may be decoding all images
 
 
 class Processes:
@@ -39,20 +39,20 @@ class Processes:
         """The job in a line for people; None for one process that nobody shares with."""
         return None
 
-    def scoring_part(self, indices: np.ndarray) -> np.ndarray:
-        """Which of a batch's pictures this process scores; the parts of all make the batch."""
+    def scoring_share(self, indices: np.ndarray) -> np.ndarray:
+        """Which of a batch's images this process scores; the parts of all make the batch."""
         return indices[self.rank :: self.size]
 
     def training_share(self, indices: np.ndarray, batch_size: int) -> tuple[np.ndarray, float]:
         """What this process trains on, and how its mean loss weighs.
 
         The mean of the weighted means of all processes is the mean over the batch. A rest that is
-        too small to be shared, of which a process would get fewer than two pictures to take batch
+        too small to be shared, of which a process would get fewer than two images to take batch
         statistics of, is computed whole by each.
 
         Args:
             indices: a batch, in all.
-            batch_size: pictures of a full one, per process.
+            batch_size: images of a full one, per process.
         """
         if len(indices) < self.size * min(2, batch_size):
             return indices, 1.0
@@ -75,10 +75,10 @@ class Processes:
         """(count, C) from what each process has of them, (n, C), on the CPU, in order."""
         return part
 
-    def same_buffers(self, network: nn.Module) -> None:
+    def broadcast_buffers(self, network: nn.Module) -> None:
         """Give every process the first one's running statistics."""
 
-    def agreed(self, stop: StopRequest) -> Callable[[], None]:
+    def any_rank_stopped(self, stop: StopRequest) -> Callable[[], None]:
         """A check that raises Stopped in every process where one was asked to stop."""
         return stop.check
 
@@ -86,7 +86,7 @@ class Processes:
         """Raise ValueError where a process has other facts than the first."""
 
     @contextmanager
-    def first_here(self, check: Callable[[], None], at_once: bool = False) -> Iterator[None]:
+    def local_rank_first(self, check: Callable[[], None], at_once: bool = False) -> Iterator[None]:
         """Let one process of each machine go through the block before the others, or all at once.
 
         Either way all meet once, so that other options are found out, not waited for.
@@ -127,19 +127,19 @@ class SeveralProcesses(Processes):
     def describe(self, batch_size: int) -> str | None:
         machines = f" on {self.machines} machines" if self.machines > 1 else ""
         return (
-            f"processes: {self.size}{machines}, {counted(batch_size, 'picture')} each, "
+            f"processes: {self.size}{machines}, {plural(batch_size, 'image')} each, "
             f"{batch_size * self.size} a step"
         )
 
     def wrap(self, network: nn.Module, check: Callable[[], None]) -> nn.Module:
-        self._meet(check)  # NCCL's first exchange has no time limit and hears of no one's death
+        self._barrier(check)  # NCCL's first exchange has no time limit and hears of no one's death
         with warnings.catch_warnings():
             # The new name of broadcast_buffers is not in every release that we run on.
             warnings.filterwarnings("ignore", "`broadcast_buffers`", FutureWarning)
             return DistributedDataParallel(
                 network,
                 device_ids=[self._device] if self._device.type == "cuda" else None,
-                broadcast_buffers=False,  # in training they are not used; see same_buffers
+                broadcast_buffers=False,  # in training they are not used; see broadcast_buffers
                 gradient_as_bucket_view=True,
             )
 
@@ -157,11 +157,11 @@ class SeveralProcesses(Processes):
         dist.all_gather(parts, padded)
         return torch.stack(parts, dim=1).flatten(0, 1)[:count]
 
-    def same_buffers(self, network: nn.Module) -> None:
+    def broadcast_buffers(self, network: nn.Module) -> None:
         for buffer in network.buffers():
             dist.broadcast(buffer, src=0)
 
-    def agreed(self, stop: StopRequest) -> Callable[[], None]:
+    def any_rank_stopped(self, stop: StopRequest) -> Callable[[], None]:
         def check() -> None:
             asked = torch.tensor(stop.signum or 0)
             dist.all_reduce(asked, dist.ReduceOp.MAX)
@@ -174,31 +174,31 @@ class SeveralProcesses(Processes):
         store, ours = job.store(), facts()
         if self.rank == 0:
             store.set("facts", json.dumps(ours))
-        self._meet(check)
+        self._barrier(check)
         first = json.loads(store.get("facts"))
         for name, value in ours.items():
             if value != first[name]:
                 raise ValueError(
                     f"{name}: {value} here ({platform.node()}), {first[name]} in the first "
-                    "process; all need the same command, pictures, tables and checkpoint"
+                    "process; all need the same command, images, tables and checkpoint"
                 )
 
     @contextmanager
-    def first_here(self, check: Callable[[], None], at_once: bool = False) -> Iterator[None]:
+    def local_rank_first(self, check: Callable[[], None], at_once: bool = False) -> Iterator[None]:
         if int(os.environ["LOCAL_RANK"]) > 0 and not at_once:
-            self._meet(check)
+            self._barrier(check)
             yield
         else:
             yield
-            self._meet(check)
+            self._barrier(check)
 
-    def _meet(self, check: Callable[[], None]) -> None:
+    def _barrier(self, check: Callable[[], None]) -> None:
         """Wait until all have come here; hears signals, and of the end of another's connection."""
         meeting = dist.barrier(self._meetings, async_op=True)
         assert meeting is not None
         while not meeting.is_completed():
             check()
-            time.sleep(_SECONDS_BETWEEN_LOOKS)
+            time.sleep(_POLL_SECONDS)
         meeting.wait()
 
     def _wait_for_all(self, check: Callable[[], None]) -> None:
@@ -209,11 +209,11 @@ class SeveralProcesses(Processes):
             check()
             if job.has_ended() or started > self.size or time.monotonic() > end:
                 raise TimeoutError(f"{started} of {self.size} processes have started")
-            time.sleep(_SECONDS_BETWEEN_LOOKS)
+            time.sleep(_POLL_SECONDS)
 
 
 @contextmanager
-def joined(device: torch.device, check: Callable[[], None]) -> Iterator[Processes]:
+def process_group(device: torch.device, check: Callable[[], None]) -> Iterator[Processes]:
     """This process among those of its job, from here to the end of the block."""
     if not job.UNDER_TORCHRUN:
         yield ONE_PROCESS

@@ -138,3 +138,10 @@ class _Stream:
             os.dup2(nothing, self._stream.fileno())  # what the buffer still holds goes there
             os.close(nothing)
             return 0
+
+
+def say(*lines: str | None) -> None:
+    """Print lines for people at once; None is no line."""
+    for line in lines:
+        if line is not None:
+            print(line, flush=True)

@@ -403,7 +403,7 @@ def steps(
         raise ValueError(f"none of {plural(len(rows), 'image')} can be read")
     rows, cache_index = rows[readable], images.cache_index[readable]
     targets = rows[list(CLASSES)].to_numpy()
-    processes.compare(
+    processes.check_same(
         lambda: {
             "precision": f"{precision} on {device.type}",
             "options": shlex.join(f"{k}={v}" for k, v in vars(args).items() if k not in MACHINE),

@@ -48,7 +48,7 @@ def predict(
                 parts.append(model(inputs).float())
             progress.advance(len(indices))
         own = torch.cat(parts).cpu() if parts else torch.empty(0, len(CLASSES))
-        logits = processes.rows(own, len(dataset))
+        logits = processes.gather_rows(own, len(dataset))
     if len(logits) != len(dataset):
         raise RuntimeError(f"{len(logits)} rows of scores for {len(dataset)} images")
     broken = ~torch.isfinite(logits).all(dim=1).numpy()

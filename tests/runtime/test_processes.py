@@ -65,7 +65,7 @@ def test_one_process_takes_all_and_exchanges_nothing() -> None:
     share, weight = ONE_PROCESS.training_share(indices, 2)
     assert list(share) == [5, 2, 9] and weight == 1.0
     values = torch.rand(3, 15)
-    assert ONE_PROCESS.mean(values) is values and ONE_PROCESS.rows(values, 3) is values
+    assert ONE_PROCESS.mean(values) is values and ONE_PROCESS.gather_rows(values, 3) is values
     stop = StopRequest()
     assert ONE_PROCESS.any_rank_stopped(stop) == stop.check
     assert ONE_PROCESS.describe(32) is None

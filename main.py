@@ -446,7 +446,7 @@ def steps(
         scores.write_scores(
             target,
             scores.Scores(
-                images=rows["image"].to_numpy(),
+                image_names=rows["image"].to_numpy(),
                 patients=patients,
                 splits=rows["split"].to_numpy(),
                 classes=CLASSES,
@@ -486,7 +486,7 @@ def steps(
     train_set, val_set = part("train"), part("val")
     if run.images_done:
         same_tables = found.fingerprint == stored["table"]["files"]
-        splits.check_training_part(train_set.names, stored["split"], same_tables)
+        splits.check_training_part(train_set.image_names, stored["split"], same_tables)
 
     def keep_epoch() -> None:
         line = folder.save_epoch(run, network, optimizer)

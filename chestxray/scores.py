@@ -27,7 +27,7 @@ class Scores:
     """Scores of N images for C classes, sorted by image name.
 
     Attributes:
-        images: (N,) image names, each once.
+        image_names: (N,), each once.
         patients: (N,) text; None where the file has no such column.
         splits: (N,) text, "train", "val" or "test"; None where the file has no such column.
         classes: C names.
@@ -36,7 +36,7 @@ class Scores:
         scores: (N, C) in [0, 1], float32 from predict, float64 from a file.
     """
 
-    images: np.ndarray
+    image_names: np.ndarray
     patients: np.ndarray | None
     splits: np.ndarray | None
     classes: tuple[str, ...]
@@ -51,7 +51,7 @@ class Scores:
             return None if values is None else values[rows]
 
         return Scores(
-            images=self.images[rows],
+            image_names=self.image_names[rows],
             patients=of(self.patients),
             splits=of(self.splits),
             classes=tuple(self.classes[k] for k in columns),
@@ -63,7 +63,7 @@ class Scores:
 
 def write_scores(path: Path, table: Scores) -> None:
     """Write the scores CSV; floats with nine digits, which float32 survives unchanged."""
-    columns: dict[str, np.ndarray] = {"image": table.images}
+    columns: dict[str, np.ndarray] = {"image": table.image_names}
     if table.patients is not None:
         columns["patient"] = table.patients
     if table.splits is not None:
@@ -197,7 +197,7 @@ def read_scores(path: Path, labels: bool = True) -> Scores:
     _refuse(path, frame, "p_", classes, ~((scores >= 0) & (scores <= 1)), "is not in [0, 1]")
     has_logits = f"z_{classes[0]}" in frame
     return Scores(
-        images=frame["image"].to_numpy(dtype=object),
+        image_names=frame["image"].to_numpy(dtype=object),
         patients=frame["patient"].to_numpy(dtype=object) if "patient" in frame else None,
         splits=frame["split"].to_numpy(dtype=object) if "split" in frame else None,
         classes=classes,

@@ -26,7 +26,7 @@ def made(n: int = 50, seed: int = 0) -> Scores:
     rng = np.random.default_rng(seed)
     logits = (8 * rng.standard_normal((n, 15))).astype(np.float32)
     return Scores(
-        images=np.array([f"{i:08d}_000.png" for i in rng.permutation(n)], dtype=object),
+        image_names=np.array([f"{i:08d}_000.png" for i in rng.permutation(n)], dtype=object),
         patients=np.array([f"{i:08d}" for i in range(n)], dtype=object),
         splits=np.full(n, "test", dtype=object),
         classes=CLASSES,
@@ -40,9 +40,9 @@ def test_what_is_written_is_read_back_to_the_same_bits(tmp_path: Path) -> None:
     table = made()
     write_scores(tmp_path / "s.csv", table)
     back = read_scores(tmp_path / "s.csv")
-    order = np.argsort(table.images)
+    order = np.argsort(table.image_names)
     assert back.classes == CLASSES
-    assert back.images.tolist() == table.images[order].tolist()
+    assert back.image_names.tolist() == table.image_names[order].tolist()
     assert back.patients.tolist() == table.patients[order].tolist()
     assert back.splits.tolist() == ["test"] * 50
     np.testing.assert_array_equal(back.targets, table.targets[order])
@@ -56,7 +56,7 @@ def test_every_float32_survives_nine_digits(tmp_path: Path) -> None:
     table.scores = bits.view(np.float32)  # every positive float32 up to 1, the smallest included
     write_scores(tmp_path / "s.csv", table)
     back = read_scores(tmp_path / "s.csv")
-    written = table.scores[np.argsort(table.images)]
+    written = table.scores[np.argsort(table.image_names)]
     assert back.scores.astype(np.float32).tobytes() == written.tobytes()
 
 
@@ -91,7 +91,7 @@ def test_other_models_scores_are_read_with_any_classes_and_without_the_optional_
     (tmp_path / "s.csv.gz").write_bytes(gzip.compress(text.encode()))
     back = read_scores(tmp_path / "s.csv.gz")
     assert back.classes == ("B", "A")
-    assert back.images.tolist() == ["a.png", "b.png"]
+    assert back.image_names.tolist() == ["a.png", "b.png"]
     assert back.patients is back.splits is back.logits is None
     assert back.targets.tolist() == [[1, 0], [0, 1]]
     assert back.scores.tolist() == [[0.0, 0.5], [0.25, 1.0]]

@@ -55,6 +55,6 @@ def predict(
     if broken.any():
         raise FloatingPointError(
             f"the logits of {plural(int(broken.sum()), 'image')} are not finite: "
-            f"{join_limited(dataset.names[broken], most=3)}"
+            f"{join_limited(dataset.image_names[broken], most=3)}"
         )
     return logits.numpy(), torch.sigmoid(logits).numpy()

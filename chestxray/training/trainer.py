@@ -69,7 +69,7 @@ def train_one_epoch(
             position += len(indices)
             looking = len(pending) == sync_every or position == len(order)
             losses = (
-                _finite_losses(pending, run.images_done, dataset.names, processes)
+                _finite_losses(pending, run.images_done, dataset.image_names, processes)
                 if looking
                 else []
             )

@@ -341,7 +341,14 @@ def steps(
     # Where the output goes
     if args.test:
         target = Path(args.scores or output / f"{path.stem}_{args.split}_scores.csv")
-        origin = scores.origin(target, path.name, stored, args.split)
+        origin = scores.ScoresOrigin(
+            target.name,
+            path.name,
+            args.split,
+            stored["run_id"],
+            stored["stage"],
+            stored["epochs_done"],
+        )
         if first and not args.overwrite:
             scores.refuse_foreign_files(target, origin)
     else:

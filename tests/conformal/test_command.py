@@ -477,7 +477,7 @@ WRONG_FILES: dict[str, tuple[Callable[[], str], list[str]]] = {
     "y of a half": (lambda: with_cell("y_Mass", "0.5"), ["y_Mass of 000", "neither 0 nor 1"]),
     "a image twice": (
         lambda: edited("\n00000001_", "\n00000000_0000.png,00000001,test" + ",0" * 12 + "\n1_"),
-        ["images twice", "00000000_0000.png"],
+        ["images listed twice", "00000000_0000.png"],
     ),
     "y_ and p_ of other classes": (
         lambda: edited("y_Mass", "y_Nodule"),
@@ -487,8 +487,8 @@ WRONG_FILES: dict[str, tuple[Callable[[], str], list[str]]] = {
         lambda: edited("y_Effusion,y_No Finding,y_Mass,y_Hernia", "a,b,c,d"),
         ["y_*", "none"],
     ),
-    "no scores at all": (lambda: "image,patient\na.png,1\n", ["is no scores CSV", "p_<class>"]),
-    "nothing": (lambda: "", ["is no scores CSV"]),
+    "no scores at all": (lambda: "image,patient\na.png,1\n", ["is not a scores CSV", "p_<class>"]),
+    "nothing": (lambda: "", ["is not a scores CSV"]),
     "no rows": (
         lambda: Path("s.csv").read_text(encoding="utf-8").partition("\n")[0],
         ["has a header and no rows"],

@@ -17,7 +17,7 @@ from chestxray.models.resnet import weights_digest
 from chestxray.options import Options
 from chestxray.runtime.cli import say
 from chestxray.runtime.job import Job
-from chestxray.scores import origin
+from chestxray.scores import ScoresOrigin
 
 
 def open_checkpoint(options: Options) -> tuple[Options, Opened | None]:
@@ -112,12 +112,14 @@ def check_same(
     )
 
 
-def scores_origin(options: Options, opened: Opened, path: Path) -> dict[str, object]:
+def scores_origin(options: Options, opened: Opened, path: Path) -> ScoresOrigin:
     """Where a scores CSV comes from, as its metrics file says it."""
     stored = opened.checkpoint
-    source = {
-        "run_id": opened.run_id,
-        "stage": stored.stage if stored else None,
-        "epochs_done": stored.epochs_done if stored else None,
-    }
-    return origin(path, opened.path.name, source, options.split)
+    return ScoresOrigin(
+        scores=path.name,
+        checkpoint=opened.path.name,
+        split=options.split,
+        run_id=opened.run_id,
+        stage=stored.stage if stored else None,
+        epochs_done=stored.epochs_done if stored else None,
+    )

@@ -81,12 +81,14 @@ def test_the_documented_commands_work_as_typed_and_in_this_order(tmp_path: Path)
     ]
     assert len({record["run_id"] for record in log}) == 1
     table = read_scores(tmp_path / wrote[0])
-    assert table.images.tolist() == sorted((tmp_path / "data/test_list.txt").read_text().split())
+    assert table.image_names.tolist() == sorted(
+        (tmp_path / "data/test_list.txt").read_text().split()
+    )
 
     assert "is at most 0.1 on average" in said[3]
     calibrated = tmp_path / "checkpoints/stage2_0001_08_test_scores_fnr_crc"
     with open(calibrated / "sets.csv", newline="") as file:
-        assert [row["image"] for row in csv.DictReader(file)] == table.images.tolist()
+        assert [row["image"] for row in csv.DictReader(file)] == table.image_names.tolist()
 
     first = load_plain(tmp_path / "checkpoints/stage1_0001_04.pth")["model"]
     second = load_plain(tmp_path / "checkpoints/stage2_0001_08.pth")["model"]

@@ -446,7 +446,7 @@ def test_a_reader_that_leaves_ends_no_work(trained: Path) -> None:
     assert (trained / "err").read_text() == ""
     ours, theirs = trained / "head.csv", trained / "checkpoints" / "last_test_scores.csv"
     assert ours.read_bytes() == theirs.read_bytes()
-    assert len(read_scores(ours).images) > 0
+    assert len(read_scores(ours).image_names) > 0
 
 
 @pytest.mark.parametrize("before", ["exec >/dev/full", "exec <&- >&- 2>&-"])

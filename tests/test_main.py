@@ -267,10 +267,10 @@ def test_the_scores_csv_holds_each_test_image_once_with_the_labels_of_the_table(
 ) -> None:
     table = read_scores(two_epochs / "last_test_scores.csv")
     wanted = sorted((drawn / "test_list.txt").read_text().split())
-    assert table.images.tolist() == wanted
+    assert table.image_names.tolist() == wanted
     assert set(table.splits) == {"test"}
     labels = pd.read_csv(drawn / "Data_Entry_2017.csv", index_col=False).set_index("Image Index")
-    for name, target in zip(table.images, table.targets, strict=True):
+    for name, target in zip(table.image_names, table.targets, strict=True):
         assert (
             "|".join(c for c, y in zip(CLASSES, target, strict=True) if y)
             == (labels.loc[name, "Finding Labels"])
@@ -430,7 +430,7 @@ def test_a_test_of_another_folder_leaves_out_patients_that_the_run_has_seen(
     said = capsys.readouterr().out
     assert "1 image left out: their patients are in another part" in said
     assert "are not the ones of the checkpoint" in said and "Mass" in said
-    images = read_scores(Path("checkpoints/last_test_scores.csv")).images.tolist()
+    images = read_scores(Path("checkpoints/last_test_scores.csv")).image_names.tolist()
     known = (drawn / "test_list.txt").read_text().split()
     assert images == sorted([*known, "00009999_000.png"])
 
@@ -441,10 +441,10 @@ def test_scores_of_something_else_are_not_replaced_unasked(
     Path("mine.csv").write_text("precious")
     words = ("--test", "--ckpt", two_epochs / "last.pth", "--scores", "mine.csv", "--no-cache")
     assert chest(*words) == 1
-    assert "mine.csv is there and of another run, checkpoint or split" in capsys.readouterr().err
+    assert "mine.csv exists and belongs to another run, checkpoint or split" in capsys.readouterr().err
     assert Path("mine.csv").read_text() == "precious"
     assert chest(*words, "--overwrite", "--split", "all") == 0
-    assert len(read_scores(Path("mine.csv")).images) == 60
+    assert len(read_scores(Path("mine.csv")).image_names) == 60
     assert chest(*words, "--split", "all") == 0  # its own file by now
     assert chest(*words, "--split", "val") == 1
 
@@ -486,7 +486,7 @@ def test_broken_images_stop_the_run_all_named_or_are_left_out(
     for path in broken[0].parent.iterdir():
         shutil.move(path.name, path)
     assert chest("--test", "--ckpt", "last.pth", "--split", "all") == 0
-    images = read_scores(Path("checkpoints/last_all_scores.csv")).images
+    images = read_scores(Path("checkpoints/last_all_scores.csv")).image_names
     assert len(images) == 58 and not {path.name for path in broken} & set(images)
     shutil.rmtree("checkpoints")
 

@@ -57,7 +57,7 @@ def predict(
     if broken.any():
         raise FloatingPointError(
             f"the logits of {plural(int(broken.sum()), 'image')} are not finite: "
-            f"{join_limited(dataset.names[broken], most=3)}"
+            f"{join_limited(dataset.image_names[broken], most=3)}"
         )
     return logits.numpy(), torch.sigmoid(logits).numpy()
 
@@ -65,7 +65,7 @@ def predict(
 def scores_table(images: Workset, logits: np.ndarray, scores: np.ndarray) -> Scores:
     """Put logits and scores (N, C) beside the labels and patients of their images."""
     return Scores(
-        images=images.rows["image"].to_numpy(),
+        image_names=images.rows["image"].to_numpy(),
         patients=images.rows["patient"].to_numpy(),
         splits=images.rows["split"].to_numpy(),
         classes=CLASSES,

@@ -29,7 +29,11 @@ class Features:
     """
 
     def __init__(self, images: ChestDataset, frozen: nn.Module) -> None:
-        self.names, self.targets, self.device = images.names, images.targets, images.device
+        self.image_names, self.targets, self.device = (
+            images.image_names,
+            images.targets,
+            images.device,
+        )
         self._images, self._frozen = images, frozen
         self._kept: torch.Tensor | None = None  # (N, h, w, C), after pooling (N, C)
 

@@ -67,7 +67,7 @@ class EpochBatches:
 
     def names(self, indices: np.ndarray) -> np.ndarray:
         """The image names of a batch."""
-        return self._data.names[indices]
+        return self._data.image_names[indices]
 
 
 def next_epoch(data: BatchSource, options: Options, run: Run, job: Job) -> EpochBatches:

@@ -236,14 +236,14 @@ def test_other_programs_weights_are_scored_as_ours_are(
         tables.append(read_scores(Path(f"checkpoints/{name}_test_scores.csv")))
     assert (tables[0].scores == tables[1].scores).all()
     wanted = sorted((drawn / "test_list.txt").read_text().split())
-    assert tables[0].images.tolist() == wanted
+    assert tables[0].image_names.tolist() == wanted
     shutil.copytree(drawn, "no lists")
     for part in ("test", "train_val"):
         Path(f"no lists/{part}_list.txt").unlink()
     words = ("--data_path", "no lists", *words[2:])
     assert chest("--test", "--ckpt", "bare.pth", "--scores", "all.csv", *words) == 0
     assert "split: all test; 0 patients shared" in capsys.readouterr().out
-    assert len(read_scores(Path("all.csv")).images) == 60
+    assert len(read_scores(Path("all.csv")).image_names) == 60
     assert chest("--resume", "--ckpt", "bare.pth", *words) == 1
     assert "has no format" in capsys.readouterr().err
     shutil.rmtree("checkpoints")

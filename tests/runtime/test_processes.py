@@ -211,7 +211,7 @@ def test_a_test_by_several_has_the_rows_and_the_auc_of_one(
         found.append(read_scores(trained / f"{count}.csv"))
         printed.append(re.findall(r"^.* (?:positives|few|mean of|n/a).*$", output, re.M))
     for several in found[1:]:
-        assert list(several.images) == sorted(names) == list(found[0].images)
+        assert list(several.image_names) == sorted(names) == list(found[0].image_names)
         assert np.array_equal(several.targets, found[0].targets)
         np.testing.assert_allclose(several.scores, found[0].scores, rtol=0, atol=1e-5)
     assert printed[0] and printed[0] == printed[1] == printed[2]
@@ -423,7 +423,7 @@ def test_two_machines_train_and_test_together(drawn: Path, tmp_path: Path) -> No
     shutil.copytree(wrote / "checkpoints", not_wrote / "checkpoints", dirs_exist_ok=True)
     two_machines(folders, "main", "--test", "--ckpt", "last.pth", "--workers", 0)
     (path,) = [p for f in folders for p in f.glob("checkpoints/*_scores.csv")]
-    images = list(read_scores(path).images)
+    images = list(read_scores(path).image_names)
     assert len(images) == len(set(images)) > 0
 
 

@@ -290,10 +290,10 @@ def steps(
 
     from chestxray import scores
     from chestxray.checkpoints import checkpoint, foreign, lookup
-    from chestxray.data import cache, splits
+    from chestxray.data import cache
     from chestxray.data.dataset import MEAN, STD, ChestDataset, epoch_order
-    from chestxray.data.entries import read_entries
-    from chestxray.data.splits import assign_splits, rows_digest
+    from chestxray.data.entries import PARTS, read_entries
+    from chestxray.data.splits import Split, assign_splits, check_training_part, rows_digest
     from chestxray.data.summary import describe_change, summary
     from chestxray.evaluation.metrics import metrics, table
     from chestxray.evaluation.predict import predict
@@ -365,7 +365,8 @@ def steps(
     # Rows and their split
     found = read_entries(Path(args.data_path), Path(args.subset) if args.subset else None)
     say(*found.notes, *(describe_change(found, stored["table"]) if stored.get("table") else []))
-    rows, notes = assign_splits(found, stored.get("split"), args.split_seed, args.test)
+    known = Split.from_plain(stored["split"]) if stored else None
+    rows, notes = assign_splits(found, known, args.split_seed, args.test)
     say(*notes, summary(rows))
     if args.test and args.split != "all":
         rows = rows[rows["split"] == args.split]
@@ -439,7 +440,7 @@ def steps(
         memory.reuse_freed_memory()
         logits, sigmoids = predict(
             network.folded_head(),
-            part(*splits.PARTS),
+            part(*PARTS),
             args.bs,
             "scoring",
             processes.any_rank_stopped(stop),
@@ -476,7 +477,9 @@ def steps(
             "format": checkpoint.FORMAT,
             "arch": resnet.ARCH,
             "classes": list(CLASSES),
-            "split": stored["split"] if stored else splits.pack(rows, args.split_seed, found.lists),
+            "split": (
+                known or Split.from_rows(rows, args.split_seed, found.lists is not None)
+            ).to_plain(),
             "size": args.size,
             "mean": list(MEAN),
             "std": list(STD),
@@ -491,9 +494,9 @@ def steps(
         },
     )
     train_set, val_set = part("train"), part("val")
-    if run.images_done:
+    if run.images_done and known:
         same_tables = found.fingerprint == stored["table"]["files"]
-        splits.check_training_part(train_set.image_names, stored["split"], same_tables)
+        check_training_part(train_set.image_names, known, same_tables)
 
     def keep_epoch() -> None:
         line = folder.save_epoch(run, network, optimizer)

@@ -6,7 +6,7 @@ that opening one runs no code (chestxray/checkpoints/schema.py has each key's ki
     format 3 | run_id | arch | classes | stage | lr | epochs_done | epochs_planned
     images_done, loss_sum, seconds_done   of the epoch under way; 0 between epochs
     parent      the checkpoint that the run began from, None for a first stage from scratch
-    split       see chestxray.data.splits.pack
+    split       see chestxray.data.splits.Split.to_plain
     size, mean, std                         of the images that the network sees
     args        the options of the run that are not this machine's
     model, optimizer                        state dicts

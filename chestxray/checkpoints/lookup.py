@@ -8,7 +8,7 @@ import torch
 
 from chestxray.checkpoints import foreign, safe_load
 from chestxray.checkpoints.checkpoint import LAST, NAME, load, lr_digits, verified, versions
-from chestxray.data import splits
+from chestxray.data.splits import Split
 from chestxray.labels import CLASSES
 from chestxray.models.resnet import check_weights
 from chestxray.runtime.files import file_digest
@@ -82,7 +82,7 @@ def _to_test(path: Path) -> dict[str, Any]:
         "epochs_planned": 0,
         "images_done": 0,
         "args": {},
-        "split": splits.EMPTY,
+        "split": Split.empty().to_plain(),
         "table": None,
         "model": state,
     }

@@ -1,12 +1,13 @@
 """Logits and scores of a data set, ROC AUC and average precision per class, intervals."""
 
 from collections.abc import Callable
-from typing import Any
+from dataclasses import asdict, dataclass
 
 import numpy as np
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from chestxray.labels import CLASSES, FINDINGS, NO_FINDING
+from chestxray.scores import Scores
 
 LEVEL = 0.95  # of the intervals
 FEW = 5  # positives; below, an AUC says next to nothing
@@ -89,79 +90,133 @@ def auc_intervals(
     return {name: (float(low), float(high)) for name, (low, high) in quantiles.items()}
 
 
-def metrics(
-    targets: np.ndarray, scores: np.ndarray, patients: np.ndarray, resamples: int, seed: int
-) -> dict[str, Any]:
-    """The figures of the metrics file; null (None) where undefined.
+@dataclass(frozen=True)
+class ClassMetrics:
+    """Metrics of one class; AUC and average precision are None where undefined."""
+
+    auc: float | None
+    ap: float | None
+    positives: int
+    negatives: int
+
+
+@dataclass(frozen=True)
+class Intervals:
+    """Bootstrap intervals (low, high) of AUCs, the mean's and by class."""
+
+    level: float
+    resamples: int
+    unit: str
+    mean_auc: tuple[float, float] | None
+    classes: dict[str, tuple[float, float]]
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """Metrics of scored images, as the metrics file has them.
+
+    Attributes:
+        mean_auc, mean_ap: over the findings where they are defined; None where none is.
+        mean_of: how many findings those are.
+        classes: by class name.
+        undefined: classes without an AUC, and why.
+        constant: classes whose scores are all equal.
+        images, patients: how many.
+        intervals: None where none were asked for.
+    """
+
+    mean_auc: float | None
+    mean_ap: float | None
+    mean_of: int
+    classes: dict[str, ClassMetrics]
+    undefined: dict[str, str]
+    constant: list[str]
+    images: int
+    patients: int
+    intervals: Intervals | None
+
+    def to_plain(self) -> dict[str, object]:
+        """Plain values for a JSON file."""
+        return asdict(self)
+
+
+def compute_metrics(table: Scores, resamples: int, seed: int) -> Metrics:
+    """Metrics of labelled scores with patients.
 
     Args:
-        targets: (N, 15), 0 or 1.
-        scores: (N, 15), in [0, 1].
-        patients: (N,) keys.
-        resamples: bootstrap resamples; 0 computes no intervals.
+        table: N images, the 15 classes.
+        resamples: bootstrap resamples over patients; 0 computes no intervals.
         seed: of the bootstrap.
     """
+    targets, scores = table.targets, table.scores
+    patients = table.image_names if table.patients is None else table.patients
     auc = roc_auc_per_class(targets, scores)
     ap = average_precision_per_class(targets, scores)
     positives = targets.sum(axis=0)
-    constant = [n for k, n in enumerate(CLASSES) if len(scores) > 1 and np.ptp(scores[:, k]) == 0]
-    found: dict[str, Any] = {
-        "mean_auc": _or_none(mean_of_findings(auc)[0]),
-        "mean_ap": _or_none(mean_of_findings(ap)[0]),
-        "mean_of": mean_of_findings(auc)[1],
-        "classes": {
-            name: {
-                "auc": _or_none(auc[name]),
-                "ap": _or_none(ap[name]),
-                "positives": int(positives[k]),
-                "negatives": int(len(targets) - positives[k]),
-            }
+    return Metrics(
+        mean_auc=_or_none(mean_of_findings(auc)[0]),
+        mean_ap=_or_none(mean_of_findings(ap)[0]),
+        mean_of=mean_of_findings(auc)[1],
+        classes={
+            name: ClassMetrics(
+                auc=_or_none(auc[name]),
+                ap=_or_none(ap[name]),
+                positives=int(positives[k]),
+                negatives=int(len(targets) - positives[k]),
+            )
             for k, name in enumerate(CLASSES)
         },
-        "undefined": undefined(targets),
-        "constant": constant,
-        "images": len(targets),
-        "patients": len(np.unique(patients)),
-        "intervals": None,
-    }
-    if resamples:
-        intervals = auc_intervals(targets, scores, patients, resamples, seed)
-        found["intervals"] = {
-            "level": LEVEL,
-            "resamples": resamples,
-            "unit": "patient",
-            "mean_auc": intervals.pop("mean", None),
-            "classes": intervals,
-        }
-    return found
+        undefined=undefined(targets),
+        constant=[n for k, n in enumerate(CLASSES) if _is_constant(scores[:, k])],
+        images=len(targets),
+        patients=len(np.unique(patients)),
+        intervals=_intervals(targets, scores, patients, resamples, seed) if resamples else None,
+    )
 
 
-def table(found: dict[str, Any]) -> str:
-    """The metrics as a table for people: class, positives, AUC, its interval, average precision."""
-    intervals = found["intervals"]
+def _is_constant(scores: np.ndarray) -> bool:
+    return len(scores) > 1 and np.ptp(scores) == 0
+
+
+def _intervals(
+    targets: np.ndarray, scores: np.ndarray, patients: np.ndarray, resamples: int, seed: int
+) -> Intervals:
+    found = auc_intervals(targets, scores, patients, resamples, seed)
+    mean = found.pop("mean", None)
+    return Intervals(LEVEL, resamples, "patient", mean, found)
+
+
+def metrics_table(metrics: Metrics) -> str:
+    """A table for people: class, positives, AUC, its interval, average precision."""
+    intervals = metrics.intervals
     lines = [
         f"{'class':<20}{'positives':>10}{'AUC':>8}{'AP':>8}"
         + ("   95 % of AUC" if intervals else "")
     ]
-    for name, row in found["classes"].items():
-        remarks = []
-        if intervals and name in intervals["classes"]:
-            remarks.append("{:.3f}-{:.3f}".format(*intervals["classes"][name]))
-        if name in found["undefined"]:
-            remarks.append(found["undefined"][name])
-        elif row["positives"] < FEW:
-            remarks.append("few")
-        if name in found["constant"]:
-            remarks.append("all scores are equal")
-        if name == NO_FINDING:
-            remarks.append("not in the mean")
-        figures = f"{name:<20}{row['positives']:>10,}{_shown(row['auc']):>8}{_shown(row['ap']):>8}"
-        lines.append("   ".join([figures, *remarks]))
-    mean = f"mean of {found['mean_of']} of {len(FINDINGS)} findings"
-    last = f"{mean:<30}{_shown(found['mean_auc']):>8}{_shown(found['mean_ap']):>8}"
-    if intervals and intervals["mean_auc"]:
-        last += "   {:.3f}-{:.3f}".format(*intervals["mean_auc"])
+    for name, row in metrics.classes.items():
+        values = f"{name:<20}{row.positives:>10,}{_shown(row.auc):>8}{_shown(row.ap):>8}"
+        lines.append("   ".join([values, *_remarks(metrics, name)]))
+    mean = f"mean of {metrics.mean_of} of {len(FINDINGS)} findings"
+    last = f"{mean:<30}{_shown(metrics.mean_auc):>8}{_shown(metrics.mean_ap):>8}"
+    if intervals and intervals.mean_auc:
+        last += "   {:.3f}-{:.3f}".format(*intervals.mean_auc)
     return "\n".join([*lines, last])
+
+
+def _remarks(metrics: Metrics, name: str) -> list[str]:
+    """The interval of a class, and what its metrics do not say."""
+    remarks = []
+    if metrics.intervals and name in metrics.intervals.classes:
+        remarks.append("{:.3f}-{:.3f}".format(*metrics.intervals.classes[name]))
+    if name in metrics.undefined:
+        remarks.append(metrics.undefined[name])
+    elif metrics.classes[name].positives < FEW:
+        remarks.append("few")
+    if name in metrics.constant:
+        remarks.append("all scores are equal")
+    if name == NO_FINDING:
+        remarks.append("not in the mean")
+    return remarks
 
 
 class _WeightedAuc:

@@ -7,10 +7,12 @@ import torch
 from torch import nn
 
 from chestxray.data.dataset import BatchSource, batches
+from chestxray.data.workset import Workset
 from chestxray.labels import CLASSES
 from chestxray.runtime.processes import ONE_PROCESS, Processes
 from chestxray.runtime.progress import Progress
 from chestxray.runtime.text import join_limited, plural
+from chestxray.scores import Scores
 
 
 def predict(
@@ -58,3 +60,16 @@ def predict(
             f"{join_limited(dataset.image_names[broken], most=3)}"
         )
     return logits.numpy(), torch.sigmoid(logits).numpy()
+
+
+def scores_table(images: Workset, logits: np.ndarray, scores: np.ndarray) -> Scores:
+    """Put logits and scores (N, C) beside the labels and patients of their images."""
+    return Scores(
+        image_names=images.rows["image"].to_numpy(),
+        patients=images.rows["patient"].to_numpy(),
+        splits=images.rows["split"].to_numpy(),
+        classes=CLASSES,
+        targets=images.targets,
+        logits=logits,
+        scores=scores,
+    )

@@ -133,3 +133,10 @@ class _PipeSafe:
             os.dup2(devnull, self._stream.fileno())  # also for what the buffer still holds
             os.close(devnull)
             return len(text)
+
+
+def say(*lines: str | None) -> None:
+    """Print lines for people at once; None is no line."""
+    for line in lines:
+        if line is not None:
+            print(line, flush=True)

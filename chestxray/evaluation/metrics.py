@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 from sklearn.metrics import average_precision_score, roc_auc_score
 
+from chestxray.bootstrap import patient_resamples, percentile_interval
 from chestxray.labels import CLASSES, FINDINGS, NO_FINDING
 from chestxray.scores import Scores
 
@@ -14,7 +15,7 @@ FEW = 5  # positives; below, an AUC says next to nothing
 
 
 def undefined(targets: np.ndarray) -> dict[str, str]:
-    """Classes whose AUC is undefined, and why.
+    """Name the classes whose AUC is undefined, with the reason.
 
     Args:
         targets: (N, 15), 0 or 1.
@@ -76,18 +77,22 @@ def auc_intervals(
     skipped = undefined(targets)
     names = [name for name in CLASSES if name not in skipped]
     areas = [_WeightedAuc(targets[:, k], scores[:, k]) for k in map(CLASSES.index, names)]
-    drawn = np.full((resamples, len(names)), np.nan)
-    for row in drawn:
-        times = np.bincount(rng.integers(len(keys), size=len(keys)), minlength=len(keys))
-        row[:] = [area(times[codes].astype(float)) for area in areas]
-    columns = dict(zip(names, drawn.T, strict=True))
-    findings = [columns[name] for name in FINDINGS if name in columns]
+    times = (row for block in patient_resamples(len(keys), resamples, rng) for row in block)
+    drawn = np.array([[area(row[codes].astype(float)) for area in areas] for row in times])
+    findings = [k for k, name in enumerate(names) if name in FINDINGS]
     if findings:
-        whole = np.stack(findings)
-        columns["mean"] = np.nanmean(whole[:, ~np.isnan(whole).all(axis=0)], axis=0)
-    tails = [(1 - LEVEL) / 2, (1 + LEVEL) / 2]
-    quantiles = {n: np.nanquantile(v, tails) for n, v in columns.items() if not np.isnan(v).all()}
-    return {name: (float(low), float(high)) for name, (low, high) in quantiles.items()}
+        names, drawn = [*names, "mean"], np.column_stack([drawn, _mean(drawn[:, findings])])
+    ends = percentile_interval(drawn.reshape(resamples, len(names)), LEVEL)
+    intervals = zip(names, *ends.tolist(), strict=True)
+    return {name: (low, high) for name, low, high in intervals if not np.isnan(low)}
+
+
+def _mean(drawn: np.ndarray) -> np.ndarray:
+    """(B,) mean over the findings that each resample defines; NaN where it defines none."""
+    known = ~np.isnan(drawn)
+    counts = known.sum(axis=1)
+    sums = np.where(known, drawn, 0.0).sum(axis=1)
+    return np.where(counts > 0, sums / np.maximum(counts, 1), np.nan)
 
 
 @dataclass(frozen=True)

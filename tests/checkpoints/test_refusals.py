@@ -21,7 +21,7 @@ from helpers import ROOT, checkpoint_of, load_plain, small_checkpoint
 from chestxray.checkpoints import checkpoint, lookup
 from chestxray.checkpoints.schema import SCHEMA
 from chestxray.labels import CLASSES
-from chestxray.models.resnet import build_model
+from chestxray.models.network import build_model
 from chestxray.training.run import Run
 
 

@@ -15,7 +15,7 @@ from helpers import ROOT
 from chestxray.data.dataset import ChestDataset
 from chestxray.evaluation.predict import predict
 from chestxray.labels import CLASSES
-from chestxray.models import resnet
+from chestxray.models import network as networks
 from chestxray.models.features import Features, keep_if_it_fits
 from chestxray.runtime.device import compute_fp32_in_full
 from chestxray.scores import read_scores
@@ -44,14 +44,14 @@ def images(count: int, device: torch.device, resident: bool = False) -> ChestDat
     )
 
 
-def network_of(stage: int, device: torch.device, bf16: bool = False) -> resnet.ChestResNet:
-    network = resnet.build_model(len(CLASSES), seed=0).to(device)
+def network_of(stage: int, device: torch.device, bf16: bool = False) -> networks.StagedNetwork:
+    network = networks.build_model(len(CLASSES), seed=0).to(device)
     network.bf16 = bf16
-    network.set_trainable(resnet.STAGES[stage])
+    network.set_stage(stage)
     return network
 
 
-def epoch(network: resnet.ChestResNet, data: Features, sync_every: int, run: Run) -> None:
+def epoch(network: networks.StagedNetwork, data: Features, sync_every: int, run: Run) -> None:
     optimizer = torch.optim.Adam(network.trainable_parameters(), lr=1e-4, fused=True)
     order = np.random.default_rng(1).permutation(len(data))
     trainer.train_one_epoch(

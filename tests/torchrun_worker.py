@@ -23,7 +23,7 @@ from helpers import random_dataset  # noqa: E402
 import main as door  # noqa: E402
 from chestxray.data import decoding  # noqa: E402
 from chestxray.evaluation.predict import predict  # noqa: E402
-from chestxray.models import resnet  # noqa: E402
+from chestxray.models import network as networks  # noqa: E402
 from chestxray.models.features import Features  # noqa: E402
 from chestxray.runtime.processes import Processes, process_group  # noqa: E402
 from chestxray.training import trainer  # noqa: E402
@@ -42,8 +42,8 @@ def steps(count: int, batch_size: int, processes: Processes) -> tuple[list[float
 
     The update is the gradient itself, whose scale Adam would not show.
     """
-    network = resnet.build_model(15, seed=0)
-    network.set_trainable(resnet.STAGES[4])
+    network = networks.build_model(15, seed=0)
+    network.set_stage(4)
     data = Features(random_dataset(count), network.frozen_stem())
     run = Run("r", 4, 1e-3, epochs_done=0, epochs_planned=1)
     sums = [(0, 0.0)]
@@ -66,7 +66,7 @@ def steps(count: int, batch_size: int, processes: Processes) -> tuple[list[float
 
 def rows(count: int, processes: Processes) -> np.ndarray:
     """Scores of images, whatever process computed them."""
-    network = resnet.build_model(15, seed=0)
+    network = networks.build_model(15, seed=0)
     return predict(network.folded_head(), random_dataset(count), 4, "scoring", processes=processes)[
         1
     ]

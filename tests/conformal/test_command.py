@@ -320,7 +320,7 @@ def test_each_method_says_what_it_guarantees_over_what_for_a_new_what(
 ) -> None:
     expected = {
         "crc": ("Expectation", "0.1", "a new patient's images", "half of all calibrations"),
-        "crc-image": ("Expectation", "0.2", "a new image that has a positive class", "images"),
+        "crc-image": ("Expectation", "0.2", "a new image with a positive class", "images"),
         "rcps": ("probability at least 0.8", "0.25", "a new patient's images", "FNR"),
         "fst": ("probability at least 0.9", "0.5", "a new patient's images", "FDR"),
         "per-class": ("Expectation", "0.25", "each class by itself"),
@@ -531,7 +531,7 @@ def test_unknown_classes_are_refused_with_those_there_are(command: Command) -> N
 def test_images_without_positive_class_can_be_refused(command: Command) -> None:
     for words in (("--alpha", 0.2, "--out", "o"), ("--frontier", "--from", "test")):
         said = command("s.csv", *words, "--no-positive", "error", "--npz", "a.npz")
-        assert said.code == 1 and "without positive class" in said.err
+        assert said.code == 1 and "without a positive class" in said.err
         assert not Path("o").exists() and not Path("a.npz").exists()
 
 
@@ -1007,7 +1007,7 @@ def test_thresholds_that_were_cut_or_edited_into_nonsense_are_refused(
     Path("t.json").write_text(changed, encoding="utf-8")
     said = command("s.csv", "--apply", "t.json", "--out", "o")
     assert (said.code, said.out) == (1, "") and said.err.count("\n") == 1
-    assert said.err.startswith("error: t.json is no thresholds.json"), said.err
+    assert said.err.startswith("error: t.json is not a thresholds.json"), said.err
     assert not Path("o").exists()
 
 

@@ -106,7 +106,7 @@ def test_a_image_without_positive_class_is_dropped_counted_as_zero_or_refused() 
     targets = np.array([[1, 0], [0, 0], [1, 1]])
     assert counting_rows(targets, "drop").tolist() == [True, False, True]
     assert counting_rows(targets, "zero").tolist() == [True, True, True]
-    with pytest.raises(ValueError, match="1 image without positive class"):
+    with pytest.raises(ValueError, match="1 image without a positive class"):
         counting_rows(targets, "error")
     assert counting_rows(targets[[0, 2]], "error").all()
 

@@ -104,13 +104,18 @@ def draw_risk_per_class(
             continue
         axes.plot(GRID, curve, color=colour, linestyle=dashes, label=label)
         if threshold is not None:
-            reached = np.interp(threshold, GRID, curve)
+            reached = value_at(threshold, curve)
             axes.plot(threshold, reached, "o", color=colour, markeredgecolor="white", zorder=3)
     _threshold_axis(axes)
     axes.set_ylabel(f"{config.target_risk.label} of a class, corrected for one more")
     title = f"class ({config.unit}s that calibrate);\ndot: its threshold"
     figure.legend(frameon=False, loc="outside right upper", title=title, fontsize=8)
     return _png(figure)
+
+
+def value_at(threshold: float, curve: np.ndarray) -> float:
+    """A risk at a threshold that may lie on a step between two points of the grid: below it."""
+    return float(curve[max(int(np.searchsorted(GRID, threshold, side="right")) - 1, 0)])
 
 
 def draw_resplits(risks: np.ndarray, alpha: str, config: Config) -> bytes:
@@ -134,7 +139,8 @@ def draw_resplits(risks: np.ndarray, alpha: str, config: Config) -> bytes:
     whom = f"{config.unit}s of the other side"
     axes.set_xlabel(f"realised {config.target_risk.axis_label}, mean over the {whom}")
     axes.set_ylabel(f"cuts by patient, {config.cal_fraction:.0%} for calibration")
-    axes.legend(frameon=False)
+    axes.locator_params(axis="y", integer=True)
+    figure.legend(frameon=False, loc="outside lower center", ncols=2)
     return _png(figure)
 
 

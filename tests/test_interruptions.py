@@ -319,7 +319,7 @@ def test_a_run_whose_terminal_is_gone_saves_and_has_hups_code(drawn: Path, tmp_p
     assert held["images_done"] > 0 or held["epochs_done"] > 0
 
 
-def test_a_file_that_may_not_grow_is_said_and_leaves_the_old_ones(
+def test_a_file_that_may_not_grow_is_said_and_keeps_the_old_ones(
     trained: Path, tmp_path: Path
 ) -> None:
     shutil.copytree(trained / "checkpoints", tmp_path / "checkpoints")
@@ -385,8 +385,8 @@ def test_a_run_that_diverges_stops_before_the_update(
 ) -> None:
     """Weights so large that the first loss is not finite; what was good is kept."""
     shutil.copytree(trained / "checkpoints", tmp_path / "checkpoints")
-    held = load_plain(tmp_path / "checkpoints" / "last.pth")
-    held["model"]["layer4.2.bn3.weight"] *= 1e38
+    held = checkpoint.load(tmp_path / "checkpoints" / "last.pth")
+    held.model["layer4.2.bn3.weight"] *= 1e38
     checkpoint.save(tmp_path / "huge.pth", held)
     before = contents(tmp_path / "checkpoints")
     words = ("--resume", "--ckpt", "huge.pth", "--epochs", 1, "--save-minutes", 0)

@@ -441,7 +441,9 @@ def test_scores_of_something_else_are_not_replaced_unasked(
     Path("mine.csv").write_text("precious")
     words = ("--test", "--ckpt", two_epochs / "last.pth", "--scores", "mine.csv", "--no-cache")
     assert chest(*words) == 1
-    assert "mine.csv exists and belongs to another run, checkpoint or split" in capsys.readouterr().err
+    assert (
+        "mine.csv exists and belongs to another run, checkpoint or split" in capsys.readouterr().err
+    )
     assert Path("mine.csv").read_text() == "precious"
     assert chest(*words, "--overwrite", "--split", "all") == 0
     assert len(read_scores(Path("mine.csv")).image_names) == 60

@@ -43,7 +43,7 @@ class Life:
         return path.read_text() if path.exists() else ""
 
     def wait_for_line(self, part: str) -> None:
-        wait_until(lambda: part in self.stdout() or not self.is_alive())
+        wait_until(lambda: part in self.stdout() or not self.is_alive(), seconds=300)
         assert part in self.stdout(), "it ended before that"
 
     def is_alive(self) -> bool:
@@ -52,7 +52,7 @@ class Life:
     def kill(self, signum: int = signal.SIGKILL) -> None:
         os.kill(self.pid, signum)
 
-    def end(self, seconds: float = 120) -> Ended:
+    def end(self, seconds: float = 300) -> Ended:
         """Wait for the end."""
         self._process.join(seconds)
         code = self._process.exitcode

@@ -97,9 +97,7 @@ def test_the_documented_commands_work_as_typed_and_in_this_order(tmp_path: Path)
         assert torch.equal(value, second[name]) != trained, name
 
 
-def test_output_can_be_piped_and_a_killed_run_goes_on(
-    tmp_path: Path, drawn: Path
-) -> None:
+def test_output_can_be_piped_and_a_killed_run_goes_on(tmp_path: Path, drawn: Path) -> None:
     main = [sys.executable, str(ROOT / "main.py")]
     begin = [*main, "--data_path", str(drawn), "--weights", "none", "--size", "32", "--bs", "16"]
     begin += ["--epochs", "2"]

@@ -30,7 +30,12 @@ from chestxray.scores import read_scores
 SCRIPT = ROOT / "tests" / "torchrun_worker.py"
 RUN = ("--weights", "none", "--size", 32, "--precision", "fp32", "--workers", 0)
 RESUME = ("--resume", "--precision", "fp32", "--workers", 0)
+PATIENCE = 300  # seconds: a machine may be busy
 ENDS_WITHIN = 60  # seconds: promised for a job of which a process has died
+
+
+def slow(test: Callable[..., None]) -> Callable[..., None]:
+    return pytest.mark.slow(pytest.mark.timeout(900)(test))
 
 
 class Several(Processes):
@@ -114,7 +119,7 @@ def ran(
 ) -> "subprocess.CompletedProcess[str]":
     """torchrun_worker.py in so many processes to its end."""
     with started(folder, torchrun(count), *words, **more) as job:
-        output, errors = job.communicate(timeout=120)
+        output, errors = job.communicate(timeout=PATIENCE)
     return subprocess.CompletedProcess(job.args, job.returncode, output, errors)
 
 
@@ -133,7 +138,7 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-@pytest.mark.slow
+@slow
 @pytest.mark.parametrize("count", [2, 3])
 def test_several_compute_the_steps_and_the_scores_of_one(
     count: int, tmp_path: Path, one_thread: None
@@ -163,7 +168,7 @@ def trained(drawn: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[P
     shutil.rmtree(folder)
 
 
-@pytest.mark.slow
+@slow
 @pytest.mark.parametrize(("count", "images"), [(2, 13), (3, 2)])
 def test_a_test_by_several_has_the_rows_and_the_auc_of_one(
     count: int, images: int, trained: Path
@@ -198,7 +203,7 @@ def trained_on(folder: Path) -> Counter[str]:
     return seen
 
 
-@pytest.mark.slow
+@slow
 def test_a_stopped_job_can_be_resumed_by_two_one_and_three(drawn: Path, tmp_path: Path) -> None:
     words = ("main", "--data_path", drawn, *RUN, "--bs", 2, "--epochs", 2)
     straight, stopped, other = (tmp_path / name for name in ("straight", "stopped", "other"))
@@ -263,7 +268,7 @@ def terminate(job: subprocess.Popen) -> None:
     job.terminate()
 
 
-@pytest.mark.slow
+@slow
 @pytest.mark.parametrize(
     ("end", "environ", "message"),
     [
@@ -284,7 +289,7 @@ def test_a_job_ends_with_its_message_and_whole_files(
     words = ("main", "--data_path", drawn, *RUN, "--bs", 2, "--epochs", 90, "--save-minutes", 0)
     last = tmp_path / "checkpoints" / "last.pth"
     with started(tmp_path, torchrun(2), *words, **environ) as process:
-        wait_until(last.exists)
+        wait_until(last.exists, PATIENCE)
         end(process)
         output, errors = process.communicate(timeout=ENDS_WITHIN)
     assert process.returncode == 1
@@ -302,14 +307,14 @@ def test_a_job_ends_with_its_message_and_whole_files(
     assert [after[key] for key in place] > [before[key] for key in place]
 
 
-@pytest.mark.slow
+@slow
 def test_wrong_usage_is_said_once(tmp_path: Path) -> None:
     done = ran(2, tmp_path, "main", "--stage", 7)
     assert (done.stdout + done.stderr).count("invalid choice: 7") == 1, done.stderr
     assert "exitcode  : 2 " in done.stderr  # of the process, in torchrun's report
 
 
-@pytest.mark.slow
+@slow
 def test_broken_images_are_said_once_and_end_the_job(drawn: Path, tmp_path: Path) -> None:
     """Before training."""
     data = tmp_path / "data"
@@ -329,7 +334,7 @@ def decoded(folder: Path) -> Counter[str]:
     return Counter(name for path in notes for name in path.read_text().split())
 
 
-@pytest.mark.slow
+@slow
 @pytest.mark.parametrize(
     ("fault", "message", "count"),
     [("fail", "made up by a test", 2), ("die", "another process of the job has died", 3)],
@@ -342,7 +347,7 @@ def test_a_fault_of_the_one_that_decodes_ends_those_who_wait(
     assert decoded(tmp_path).total() == 1  # nobody else has begun
 
 
-@pytest.mark.slow
+@slow
 def test_torchruns_own_restart_goes_on(drawn: Path, tmp_path: Path) -> None:
     """All that a job has noted in torchrun's store is of one start of its processes."""
     words = ("--data_path", drawn, *RUN, "--bs", 2, "--epochs", 2)
@@ -350,9 +355,9 @@ def test_torchruns_own_restart_goes_on(drawn: Path, tmp_path: Path) -> None:
     assert "stopped by SIGTERM" in stopped.stderr
     before = trained_on(tmp_path)
     with started(tmp_path, torchrun(2, "--max-restarts=1"), "main", *RESUME) as job:
-        wait_until(lambda: trained_on_so_far(tmp_path) >= 12)
+        wait_until(lambda: trained_on_so_far(tmp_path) >= 12, PATIENCE)
         kill_rank(1)(job)
-        output, errors = job.communicate(timeout=120)
+        output, errors = job.communicate(timeout=PATIENCE)
     assert job.returncode == 0, errors
     assert output.count("going on from") == 2
     held = load_plain(tmp_path / "checkpoints" / "last.pth")
@@ -389,11 +394,11 @@ def two_machines(
         return [
             subprocess.CompletedProcess(agent.args, agent.returncode, output, errors)
             for agent in (first, second)
-            for output, errors in [agent.communicate(timeout=120)]
+            for output, errors in [agent.communicate(timeout=PATIENCE)]
         ]
 
 
-@pytest.mark.slow
+@slow
 def test_two_machines_train_and_test_together(drawn: Path, tmp_path: Path) -> None:
     """Each has a folder of its own; one of them writes, and its checkpoint is copied."""
     folders = (tmp_path / "one", tmp_path / "other")
@@ -417,7 +422,7 @@ def test_two_machines_train_and_test_together(drawn: Path, tmp_path: Path) -> No
     assert len(names) == len(set(names)) > 0
 
 
-@pytest.mark.slow
+@slow
 def test_machines_that_differ_are_refused_by_name(drawn: Path, tmp_path: Path) -> None:
     words = ("--data_path", drawn, *RUN, "--epochs", 1, "--bs")
     ends = two_machines((tmp_path, tmp_path), (*words, 4), (*words, 5))
@@ -427,7 +432,7 @@ def test_machines_that_differ_are_refused_by_name(drawn: Path, tmp_path: Path) -
     assert not (tmp_path / "checkpoints" / "last.pth").exists()
 
 
-@pytest.mark.slow
+@slow
 def test_machines_with_other_copies_of_a_checkpoint_are_refused(
     drawn: Path, tmp_path: Path
 ) -> None:

@@ -11,7 +11,7 @@ DEMO_CACHE ?= demo/cache
 DEMO_IMAGES ?= 1200
 DEMO_FLAGS ?=
 
-.PHONY: .venv demo clean-demo test test-slow lint type check
+.PHONY: .venv demo clean-demo test test-slow test-slow-processes test-slow-runs lint type check
 .DELETE_ON_ERROR:
 
 .venv: .venv/.installed
@@ -84,7 +84,15 @@ type: .venv/.installed
 test: .venv/.installed
 	$(BIN)/python -m pytest
 
-test-slow: .venv/.installed
-	$(BIN)/python -m pytest -m slow
+# Two halves, which .ci/run runs side by side.
+test-slow: test-slow-processes test-slow-runs
+
+SLOW_PROCESSES := tests/runtime tests/test_benchmarks.py
+
+test-slow-processes: .venv/.installed
+	$(BIN)/python -m pytest -m slow $(SLOW_PROCESSES)
+
+test-slow-runs: .venv/.installed
+	$(BIN)/python -m pytest -m slow $(SLOW_PROCESSES:%=--ignore=%)
 
 check: lint type test

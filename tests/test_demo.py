@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -19,14 +20,22 @@ def make(folder: Path, *words: str) -> "subprocess.Popen[str]":
     """make in a session of its own, so that a Ctrl-C can go to its whole group."""
     places = {"DATA": "drawn", "OUT": "out", "CACHE": "cache"}
     variables = [f"DEMO_{name}={folder / place}" for name, place in places.items()]
+    # Not a part of the make that runs the tests.
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
     return subprocess.Popen(
         ["make", *words, *variables],
         cwd=ROOT,
+        env=environ,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
     )
+
+
+def wait_for(process: "subprocess.Popen[str]", condition: Callable[[], bool]) -> None:
+    wait_until(lambda: condition() or process.poll() is not None, seconds=900)
+    assert condition(), process.communicate()
 
 
 def stopped_by_ctrl_c(process: "subprocess.Popen[str]") -> str:
@@ -49,12 +58,12 @@ def ended_well(process: "subprocess.Popen[str]") -> str:
 def test_the_demo_learns_and_goes_on_where_it_was_stopped(tmp_path: Path) -> None:
     drawn, out = tmp_path / "drawn", tmp_path / "out"
     process = make(tmp_path, "demo")
-    wait_until(lambda: len(list((drawn / "images").glob("*.png"))) > 100)
+    wait_for(process, lambda: len(list((drawn / "images").glob("*.png"))) > 100)
     stopped_by_ctrl_c(process)
     assert not (drawn / "Data_Entry_2017.csv").exists()
 
     process = make(tmp_path, "demo")
-    wait_until((out / "last.pth").exists, seconds=900)
+    wait_for(process, (out / "last.pth").exists)
     printed = stopped_by_ctrl_c(process)
     assert "finishes it" in printed
     assert not (out / STAGE_1).exists()
@@ -96,8 +105,8 @@ def test_a_demo_stopped_in_stage_2_resumes_that_stage(tmp_path: Path) -> None:
     first, second, last = (tmp_path / "out" / name for name in (STAGE_1, STAGE_2, "last.pth"))
     words = (str(second), "DEMO_IMAGES=60", "DEMO_FLAGS=--save-minutes 0")
     process = make(tmp_path, *words)
-    wait_until(lambda: first.exists() and first.samefile(last), seconds=600)
-    wait_until(lambda: not first.samefile(last), seconds=300)
+    wait_for(process, lambda: first.exists() and first.samefile(last))
+    wait_for(process, lambda: not first.samefile(last))
     assert "finishes it" in stopped_by_ctrl_c(process)
     before = first.stat()
     printed = ended_well(make(tmp_path, *words))

@@ -134,13 +134,23 @@ def test_a_run_killed_twenty_times_ends_as_the_straight_one(drawn: Path, tmp_pat
 
 
 def kill_at_random(life: Life, last: Path, rng: random.Random) -> None:
-    """kill -9 after at most two saves, so that no machine is fast enough to finish."""
-    end, saves, before = time.monotonic() + rng.uniform(0.3, 3), rng.randint(1, 2), inode(last)
-    while time.monotonic() < end and saves:
+    """kill -9 after at most two saves, so that no machine is fast enough to finish.
+
+    The moments are in seconds of the process's own work, since other work may slow it down.
+    """
+
+    def worked() -> float:
+        times = psutil.Process(life.pid).cpu_times()
+        return times.user + times.system
+
+    end, saves, before = worked() + rng.uniform(0.5, 6), rng.randint(1, 2), inode(last)
+    while worked() < end and saves:
         time.sleep(0.002)
         saves -= inode(last) != before
         before = inode(last)
-    time.sleep(rng.uniform(0, 0.4))
+    end = worked() + rng.uniform(0, 0.5)
+    while worked() < end:
+        time.sleep(0.002)
     life.kill()
     assert life.end().returncode == -signal.SIGKILL, "it had ended before it was killed"
 

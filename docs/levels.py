@@ -1,6 +1,6 @@
-"""Study: the cost of levels of FNR and FDR at which AUC.
+"""Study: the cost of levels of FNR and FDR at which AUC. Its table is in docs/risk-control.md.
 
-python -m benchmarks.levels --json levels.json
+python docs/levels.py --json levels.json
 
 Printed are the mean size of the sets, both risks, the share of empty sets, and recall. The labels
 are those of NIH's official test list if it lies in ../shared, otherwise drawn. The scores are made:
@@ -9,18 +9,23 @@ calibrated. Half of the patients calibrate, the others evaluate; metrics are by 
 a few draws of scores and cuts.
 """
 
+import sys
+from pathlib import Path
+
 import numpy as np
 from scipy.stats import norm
 
-from benchmarks.harness import build_parser, write_json
-from benchmarks.resplits import IMAGES, PATIENTS, make_rows
-from benchmarks.tables import find_released_table
-from chestxray.conformal.calibrate import Config, Rows, calibrate
-from chestxray.conformal.metrics import prediction_sets, realised
-from chestxray.conformal.resplits import cut_patients
-from chestxray.data.entries import TEST_LIST, read_names
-from chestxray.data.tables import read_table
-from chestxray.labels import CLASSES
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # chestxray is not installed
+
+from benchmarks.harness import build_parser, write_json  # noqa: E402
+from benchmarks.resplits import IMAGES, PATIENTS, make_rows  # noqa: E402
+from benchmarks.tables import find_released_table  # noqa: E402
+from chestxray.conformal.calibrate import Config, Rows, calibrate  # noqa: E402
+from chestxray.conformal.metrics import prediction_sets, realised  # noqa: E402
+from chestxray.conformal.resplits import cut_patients  # noqa: E402
+from chestxray.data.entries import TEST_LIST, read_names  # noqa: E402
+from chestxray.data.tables import read_table  # noqa: E402
+from chestxray.labels import CLASSES  # noqa: E402
 
 AUCS = (0.65, 0.74, 0.82, 0.90)
 LEVELS = (("fnr", "0.1"), ("fnr", "0.2"), ("fdr", "0.4"), ("fdr", "0.5"), ("fdr", "0.6"))

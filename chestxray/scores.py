@@ -3,23 +3,23 @@
 Columns: image, patient, split, then for the classes in their order y_<class> (0 or 1), z_<class>
 (logits) and p_<class> (sigmoid scores in [0, 1]). Other models' scores can be read too: any number
 of classes, y_ and p_ in pairs of the same order; patient, split and z_ may be absent. What is read
-is the number that the text says, in float64: a score written 0.18 meets a threshold of 0.18.
+is the number in the text, as float64: a score written 0.18 meets a threshold of 0.18.
 """
 
 import gzip
 import json
 import zlib
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from chestxray.runtime.files import whole_file
-from chestxray.runtime.text import is_harmless, join_limited
+from chestxray.runtime.text import is_harmless, join_limited, plural
 
-ROW_BYTES = 600  # of a row for 15 classes, at most
+ROW_BYTES = 600  # at most, for 15 classes
 
 
 @dataclass
@@ -27,7 +27,7 @@ class Scores:
     """Scores of N images for C classes, sorted by image name.
 
     Attributes:
-        images: (N,) image names, each once.
+        image_names: (N,), each once.
         patients: (N,) text; None where the file has no such column.
         splits: (N,) text, "train", "val" or "test"; None where the file has no such column.
         classes: C names.
@@ -36,7 +36,7 @@ class Scores:
         scores: (N, C) in [0, 1], float32 from predict, float64 from a file.
     """
 
-    images: np.ndarray
+    image_names: np.ndarray
     patients: np.ndarray | None
     splits: np.ndarray | None
     classes: tuple[str, ...]
@@ -45,15 +45,15 @@ class Scores:
     scores: np.ndarray
 
     def take(self, rows: np.ndarray, columns: list[int]) -> "Scores":
-        """The chosen rows (a mask) and classes (numbers)."""
+        """Keep the chosen rows (a mask) and classes (numbers)."""
 
-        def of(values: np.ndarray | None) -> np.ndarray | None:
+        def chosen(values: np.ndarray | None) -> np.ndarray | None:
             return None if values is None else values[rows]
 
         return Scores(
-            images=self.images[rows],
-            patients=of(self.patients),
-            splits=of(self.splits),
+            image_names=self.image_names[rows],
+            patients=chosen(self.patients),
+            splits=chosen(self.splits),
             classes=tuple(self.classes[k] for k in columns),
             targets=self.targets[rows][:, columns if self.targets.shape[1] else []],
             logits=None if self.logits is None else self.logits[rows][:, columns],
@@ -63,7 +63,7 @@ class Scores:
 
 def write_scores(path: Path, table: Scores) -> None:
     """Write the scores CSV; floats with nine digits, which float32 survives unchanged."""
-    columns: dict[str, np.ndarray] = {"image": table.images}
+    columns: dict[str, np.ndarray] = {"image": table.image_names}
     if table.patients is not None:
         columns["patient"] = table.patients
     if table.splits is not None:
@@ -77,63 +77,78 @@ def write_scores(path: Path, table: Scores) -> None:
 
 
 def metrics_path(path: Path) -> Path:
-    """Where the metrics of a scores CSV lie: X_scores.csv has X_metrics.json beside it."""
+    """The metrics file of a scores CSV: X_scores.csv has X_metrics.json beside it."""
     return path.with_name(path.stem.removesuffix("_scores") + "_metrics.json")
 
 
-def write_metrics(path: Path, origin: dict[str, Any], figures: dict[str, Any]) -> Path:
+@dataclass(frozen=True)
+class ScoresOrigin:
+    """Where a scores CSV comes from, as its metrics file says it.
+
+    Attributes:
+        scores: name of the CSV.
+        checkpoint: name of the checkpoint's file.
+        split: "train", "val", "test" or "all".
+        run_id, stage, epochs_done: of the checkpoint; None where it does not say.
+    """
+
+    scores: str
+    checkpoint: str
+    split: str
+    run_id: str | None
+    stage: int | None
+    epochs_done: int | None
+
+    @property
+    def chose_the_epoch(self) -> bool:
+        """Whether the epoch of the checkpoint was chosen on some of these images."""
+        return self.split in ("val", "all") and self.checkpoint == "best.pth"
+
+
+def write_metrics(path: Path, origin: ScoresOrigin, metrics: Mapping[str, object]) -> Path:
     """Write the metrics of a scores CSV beside it.
 
     Args:
         path: of the scores CSV.
-        origin: see origin.
-        figures: of chestxray.evaluation.metrics.metrics.
+        origin: of the scores.
+        metrics: plain values, of chestxray.evaluation.metrics.
 
     Returns:
         The path of the metrics file.
     """
-    notes = ["the scores are sigmoids of logits: they rank images and are no probabilities"]
-    if origin["split"] in ("val", "all") and origin["checkpoint"] == "best.pth":
+    notes = ["the scores are sigmoids of logits: they rank images and are not probabilities"]
+    if origin.chose_the_epoch:
         notes.append("validation scores: the epoch was chosen on these images")
     beside = metrics_path(path)
     with whole_file(beside) as file:
-        json.dump({**origin, **figures, "notes": notes}, file, indent=2)
+        json.dump({**asdict(origin), **metrics, "notes": notes}, file, indent=2)
         file.write("\n")
     return beside
 
 
-def origin(
-    path: Path, checkpoint_name: str, checkpoint: dict[str, Any], split: str
-) -> dict[str, Any]:
-    """Where a scores CSV comes from, as its metrics file says it."""
-    return {
-        "scores": path.name,
-        "checkpoint": checkpoint_name,
-        "split": split,
-        **{name: checkpoint[name] for name in ("run_id", "stage", "epochs_done")},
-    }
-
-
-def refuse_foreign_files(path: Path, origin: dict[str, Any]) -> None:
-    """Refuse to replace scores or metrics that are not of the same checkpoint and split.
+def refuse_foreign_files(path: Path, origin: ScoresOrigin) -> None:
+    """Refuse to replace scores or metrics of another checkpoint or split.
 
     Raises:
-        FileExistsError: such a file is there.
+        FileExistsError: such a file exists.
     """
     beside = metrics_path(path)
-    there = [file for file in (path, beside) if file.exists()]
-    if not there:
-        return
-    try:
-        found = json.loads(beside.read_text(encoding="utf-8"))
-        same = all(found[k] == origin[k] for k in ("run_id", "checkpoint", "split", "scores"))
-    except (FileNotFoundError, ValueError, KeyError, TypeError):  # no metrics file of ours
-        same = False
-    if not same:
+    found = [file for file in (path, beside) if file.exists()]
+    if found and not _has_origin(beside, origin):
         raise FileExistsError(
-            f"{there[0]} is there and of another run, checkpoint or split; --scores FILE names "
-            "another, --overwrite replaces it"
+            f"{found[0]} exists and belongs to another run, checkpoint or split; --scores FILE "
+            "names another file, --overwrite replaces this one"
         )
+
+
+def _has_origin(metrics: Path, origin: ScoresOrigin) -> bool:
+    """Whether a metrics file is of this checkpoint and split; its epochs may differ."""
+    names = ("run_id", "checkpoint", "split", "scores")
+    try:
+        found = json.loads(metrics.read_text(encoding="utf-8"))
+        return all(found[name] == getattr(origin, name) for name in names)
+    except (FileNotFoundError, ValueError, KeyError, TypeError):  # not a metrics file of ours
+        return False
 
 
 def read_scores(path: Path, labels: bool = True) -> Scores:
@@ -149,10 +164,29 @@ def read_scores(path: Path, labels: bool = True) -> Scores:
 
     Raises:
         ValueError: columns that are missing or whose classes differ; values that are not numbers,
-            scores outside [0, 1], labels other than 0 and 1; a image twice.
+            scores outside [0, 1], labels other than 0 and 1; an image listed twice.
     """
+    frame = _read_frame(path)
+    classes = _classes(path, list(frame.columns), labels)
+    _check_texts(path, frame)
+    frame = frame.sort_values("image", kind="stable")
+    targets = _read_targets(path, frame, classes if f"y_{classes[0]}" in frame else ())
+    has_logits = f"z_{classes[0]}" in frame
+    return Scores(
+        image_names=frame["image"].to_numpy(dtype=object),
+        patients=frame["patient"].to_numpy(dtype=object) if "patient" in frame else None,
+        splits=frame["split"].to_numpy(dtype=object) if "split" in frame else None,
+        classes=classes,
+        targets=targets,
+        logits=_numbers(path, frame, "z_", classes) if has_logits else None,
+        scores=_read_p(path, frame, classes),
+    )
+
+
+def _read_frame(path: Path) -> pd.DataFrame:
+    """The cells of a CSV as texts."""
     try:
-        frame = pd.read_csv(
+        return pd.read_csv(
             path, dtype=str, keep_default_na=False, index_col=False, encoding="utf-8-sig"
         )
     except (
@@ -163,65 +197,45 @@ def read_scores(path: Path, labels: bool = True) -> Scores:
         zlib.error,
         gzip.BadGzipFile,
     ) as error:
-        raise ValueError(f"{path} is no scores CSV: {str(error).strip()}") from error
-    classes = _classes(path, list(frame.columns), labels)
+        raise ValueError(f"{path} is not a scores CSV: {str(error).strip()}") from error
+
+
+def _check_texts(path: Path, frame: pd.DataFrame) -> None:
+    """Refuse images listed twice, and texts that are missing or that a spreadsheet would run."""
     if not len(frame):
         raise ValueError(f"{path} has a header and no rows")
     if frame["image"].duplicated().any():
         twice = frame["image"][frame["image"].duplicated()].unique()
-        raise ValueError(f"{path}: images twice: {join_limited(twice)}")
-    for name in ("image", "patient", "split"):
-        if name not in frame:
-            continue
-        if (frame[name] == "").any():
-            raise ValueError(f"{path}: {int((frame[name] == '').sum())} rows without {name}")
-        strange = frame[name][~frame[name].map(is_harmless).astype(bool)]
-        if len(strange):  # they would go on into sets.csv
+        raise ValueError(f"{path}: images listed twice: {join_limited(twice)}")
+    for name in frame.columns.intersection(["image", "patient", "split"], sort=False):
+        empty = int((frame[name] == "").sum())
+        if empty:
+            raise ValueError(f"{path}: {plural(empty, 'row')} without {name}")
+        unsafe = frame[name][~frame[name].map(is_harmless).astype(bool)]
+        if len(unsafe):  # they would go on into sets.csv
             raise ValueError(
-                f"{path}: {name} with a control character, or beginning as a formula with - = + "
-                f"or @: {join_limited(map(repr, strange))}"
+                f"{path}: {name} with a control character, or beginning like a formula with - = + "
+                f"or @: {join_limited(map(repr, unsafe))}"
             )
-    frame = frame.sort_values("image", kind="stable")
-
-    labelled = f"y_{classes[0]}" in frame
-    targets = _numbers(path, frame, "y_", classes if labelled else ())
-    scores = _numbers(path, frame, "p_", classes)
-    _refuse(
-        path,
-        frame,
-        "y_",
-        classes[: targets.shape[1]],
-        (targets != 0) & (targets != 1),
-        "is neither 0 nor 1",
-    )
-    _refuse(path, frame, "p_", classes, ~((scores >= 0) & (scores <= 1)), "is not in [0, 1]")
-    has_logits = f"z_{classes[0]}" in frame
-    return Scores(
-        images=frame["image"].to_numpy(dtype=object),
-        patients=frame["patient"].to_numpy(dtype=object) if "patient" in frame else None,
-        splits=frame["split"].to_numpy(dtype=object) if "split" in frame else None,
-        classes=classes,
-        targets=targets.astype(np.uint8),
-        logits=_numbers(path, frame, "z_", classes) if has_logits else None,
-        scores=scores,
-    )
 
 
 def _classes(path: Path, header: list[str], labels: bool) -> tuple[str, ...]:
+    """The classes of the y_, z_ and p_ columns, which must agree."""
     named = {p: [c[2:] for c in header if c.startswith(p)] for p in ("y_", "z_", "p_")}
     if "image" not in header or not named["p_"]:
         raise ValueError(
-            f"{path} is no scores CSV: it needs columns image, y_<class> and p_<class> and has "
+            f"{path} is not a scores CSV: it needs columns image, y_<class> and p_<class> and has "
             f"{join_limited(header)}"
         )
-    strange = [name for name in named["p_"] if not is_harmless(name)]
-    if strange or "" in named["p_"]:
+    unsafe = [name for name in named["p_"] if not is_harmless(name)]
+    if unsafe or "" in named["p_"]:
         raise ValueError(
-            f"{path}: a class without a name, with a control character, or that begins as a "
-            f"formula with - = + or @: {join_limited(map(repr, strange or ['']))}"
+            f"{path}: a class without a name, with a control character, or that begins like a "
+            f"formula with - = + or @: {join_limited(map(repr, unsafe or ['']))}"
         )
     for prefix in ("y_", "z_"):
-        if named[prefix] != named["p_"] and (named[prefix] or (prefix == "y_" and labels)):
+        needed = prefix == "y_" and labels
+        if named[prefix] != named["p_"] and (named[prefix] or needed):
             raise ValueError(
                 f"{path}: the columns {prefix}* and p_* name different classes or orders: "
                 f"{join_limited(named[prefix], most=20) or 'none'}; "
@@ -230,28 +244,43 @@ def _classes(path: Path, header: list[str], labels: bool) -> tuple[str, ...]:
     return tuple(named["p_"])
 
 
+def _read_targets(path: Path, frame: pd.DataFrame, classes: tuple[str, ...]) -> np.ndarray:
+    targets = _numbers(path, frame, "y_", classes)
+    valid = (targets == 0) | (targets == 1)
+    _check_cells(path, frame["image"], frame[_names("y_", classes)], valid, "is neither 0 nor 1")
+    return targets.astype(np.uint8)
+
+
+def _read_p(path: Path, frame: pd.DataFrame, classes: tuple[str, ...]) -> np.ndarray:
+    scores = _numbers(path, frame, "p_", classes)
+    valid = (scores >= 0) & (scores <= 1)
+    _check_cells(path, frame["image"], frame[_names("p_", classes)], valid, "is not in [0, 1]")
+    return scores
+
+
 def _numbers(path: Path, frame: pd.DataFrame, prefix: str, classes: tuple[str, ...]) -> np.ndarray:
-    cells = frame[[prefix + name for name in classes]]
+    """(N, C) float64 of the columns with a prefix; all of them finite."""
+    cells = frame[_names(prefix, classes)]
     try:
         numbers = cells.to_numpy(dtype=np.float64)  # Python's float: the nearest to the text
     except ValueError:
         numbers = cells.apply(pd.to_numeric, errors="coerce").to_numpy(dtype=np.float64)
-    _refuse(path, frame, prefix, classes, ~np.isfinite(numbers), "is no finite number")
+    _check_cells(path, frame["image"], cells, np.isfinite(numbers), "is not a finite number")
     return numbers
 
 
-def _refuse(
-    path: Path,
-    frame: pd.DataFrame,
-    prefix: str,
-    classes: tuple[str, ...],
-    bad: np.ndarray,
-    what: str,
+def _names(prefix: str, classes: tuple[str, ...]) -> list[str]:
+    return [prefix + name for name in classes]
+
+
+def _check_cells(
+    path: Path, image_names: pd.Series, cells: pd.DataFrame, valid: np.ndarray, fault: str
 ) -> None:
-    if bad.any():
-        row, column = np.argwhere(bad)[0]
-        name = prefix + classes[column]
-        raise ValueError(
-            f"{path}: {name} of {frame['image'].iloc[row]} {what}: "
-            f"{frame[name].iloc[row]!r} ({int(bad.sum())} such values)"
-        )
+    """Raise ValueError where a cell is not valid; names the first one."""
+    if valid.all():
+        return
+    row, column = np.argwhere(~valid)[0]
+    raise ValueError(
+        f"{path}: {cells.columns[column]} of {image_names.iloc[row]} {fault}: "
+        f"{cells.iloc[row, column]!r} ({plural(int((~valid).sum()), 'such value')})"
+    )

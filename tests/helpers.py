@@ -11,6 +11,7 @@ import torch
 from chestxray.checkpoints import checkpoint
 from chestxray.data.dataset import ChestDataset
 from chestxray.labels import CLASSES
+from chestxray.options import Options, parse_options
 from chestxray.training import run_folder
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -31,7 +32,7 @@ RECORD = {
 
 
 def small_checkpoint(**changes: Any) -> dict[str, Any]:
-    """A small checkpoint with a two-number network."""
+    """The content of a small checkpoint file, with a two-number network."""
     return {
         "format": 3,
         "run_id": "r",
@@ -124,3 +125,18 @@ def random_dataset(n: int) -> ChestDataset:
         (rng.uniform(size=(n, 15)) < 0.3).astype(np.uint8),
         torch.device("cpu"),
     )
+
+
+def checkpoint_of(**changes: Any) -> checkpoint.Checkpoint:
+    """The same as a value."""
+    return checkpoint.Checkpoint.from_plain(small_checkpoint(**changes))
+
+
+def load_plain(path: Path) -> dict[str, Any]:
+    """What a checkpoint file holds, verified, by key."""
+    return checkpoint.load(path).to_plain()
+
+
+def made_options(*words: object) -> Options:
+    """Options as main.py gets them from a command line."""
+    return parse_options([str(word) for word in words])

@@ -9,10 +9,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import ROOT
+from helpers import ROOT, load_plain
 from torchvision.models import resnet50
 
-from chestxray.checkpoints import checkpoint
 from chestxray.phantom import draw_dataset
 from chestxray.scores import read_scores
 
@@ -82,15 +81,17 @@ def test_the_documented_commands_work_as_typed_and_in_this_order(tmp_path: Path)
     ]
     assert len({record["run_id"] for record in log}) == 1
     table = read_scores(tmp_path / wrote[0])
-    assert table.images.tolist() == sorted((tmp_path / "data/test_list.txt").read_text().split())
+    assert table.image_names.tolist() == sorted(
+        (tmp_path / "data/test_list.txt").read_text().split()
+    )
 
     assert "is at most 0.1 on average" in said[3]
     calibrated = tmp_path / "checkpoints/stage2_0001_08_test_scores_fnr_crc"
     with open(calibrated / "sets.csv", newline="") as file:
-        assert [row["image"] for row in csv.DictReader(file)] == table.images.tolist()
+        assert [row["image"] for row in csv.DictReader(file)] == table.image_names.tolist()
 
-    first = checkpoint.load(tmp_path / "checkpoints/stage1_0001_04.pth")["model"]
-    second = checkpoint.load(tmp_path / "checkpoints/stage2_0001_08.pth")["model"]
+    first = load_plain(tmp_path / "checkpoints/stage1_0001_04.pth")["model"]
+    second = load_plain(tmp_path / "checkpoints/stage2_0001_08.pth")["model"]
     for name, value in first.items():
         trained = name.startswith(("layer3", "layer4", "fc"))
         assert torch.equal(value, second[name]) != trained, name
@@ -109,7 +110,7 @@ def test_the_output_can_be_piped_and_a_kill_leaves_a_run_that_goes_on(
                 break
     done = subprocess.run([*main, "--resume"], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert checkpoint.load(tmp_path / "checkpoints/last.pth")["epochs_done"] == 4
+    assert load_plain(tmp_path / "checkpoints/last.pth")["epochs_done"] == 4
 
 
 @pytest.mark.parametrize("stderr", ["2>&-", "2>/dev/full", "2> >(true)"])

@@ -35,7 +35,7 @@ def fp32_in_full() -> None:
 def images(count: int, device: torch.device, resident: bool = False) -> ChestDataset:
     rng = np.random.default_rng(0)
     return ChestDataset(
-        names=np.array([f"{number:08d}_000.png" for number in range(count)], dtype=object),
+        image_names=np.array([f"{number:08d}_000.png" for number in range(count)], dtype=object),
         pixels=rng.integers(256, size=(count, 64, 64), dtype=np.uint8),
         cache_index=rng.permutation(count),
         targets=(rng.uniform(size=(count, len(CLASSES))) < 0.2).astype(np.uint8),

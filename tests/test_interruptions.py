@@ -14,7 +14,7 @@ from typing import Any
 
 import psutil
 import pytest
-from helpers import ROOT, assert_same_tensors, log_values, wait_until
+from helpers import ROOT, assert_same_tensors, load_plain, log_values, wait_until
 from PIL import Image
 
 from chestxray.checkpoints import checkpoint
@@ -103,11 +103,11 @@ def test_a_run_killed_twenty_times_ends_as_the_straight_one(drawn: Path, tmp_pat
         kills += 1
         in_writing += len(list(out.glob(".*.tmp")))
         for path in out.glob("*.pth"):
-            checkpoint.load(path)
+            load_plain(path)
         if (out / "log.jsonl").exists():
             run_folder.read_log(out / "log.jsonl")
         if last.exists():
-            held = checkpoint.load(last)
+            held = load_plain(last)
             now = (held["epochs_done"], held["images_done"])
             assert now >= reached
             reached = now
@@ -151,7 +151,7 @@ def test_a_run_stopped_inside_an_epoch_ends_as_the_straight_one(
     os.kill(process.pid, signal.SIGTERM)
     process.communicate(timeout=60)
     assert process.returncode == 143
-    held = checkpoint.load(out / "last.pth")
+    held = load_plain(out / "last.pth")
     assert held["images_done"] > 0 and held["stage"] == stage
     done = ran(("--resume", *machine), out.parent)
     assert done.returncode == 0, done.stderr
@@ -287,7 +287,7 @@ def test_the_command_that_a_stopped_run_prints_finishes_it(
     command = command.replace("python main.py", f"{sys.executable} {ROOT / 'main.py'}")
     done = subprocess.run(["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert checkpoint.load(tmp_path / "my out" / "last.pth")["epochs_done"] == 1
+    assert load_plain(tmp_path / "my out" / "last.pth")["epochs_done"] == 1
     shutil.rmtree(tmp_path)
 
 
@@ -301,7 +301,7 @@ def test_a_run_whose_terminal_is_gone_saves_and_leaves_with_the_code_of_a_hangup
         stream.close()
     os.kill(process.pid, signal.SIGHUP)
     assert process.wait(60) == 129
-    held = checkpoint.load(tmp_path / "checkpoints" / "last.pth")
+    held = load_plain(tmp_path / "checkpoints" / "last.pth")
     assert held["images_done"] > 0 or held["epochs_done"] > 0
     shutil.rmtree(tmp_path)
 
@@ -366,7 +366,7 @@ def test_a_run_that_diverges_stops_before_the_update_and_keeps_what_was_good(
 ) -> None:
     """Weights so large that the first loss is not finite."""
     shutil.copytree(trained / "checkpoints", tmp_path / "checkpoints")
-    held = checkpoint.load(tmp_path / "checkpoints" / "last.pth")
+    held = load_plain(tmp_path / "checkpoints" / "last.pth")
     held["model"]["layer4.2.bn3.weight"] *= 1e38
     checkpoint.save(tmp_path / "huge.pth", held)
     before = {p.name: p.read_bytes() for p in (tmp_path / "checkpoints").glob("[!.]*")}
@@ -446,7 +446,7 @@ def test_a_reader_that_leaves_ends_no_work(trained: Path) -> None:
     assert (trained / "err").read_text() == ""
     ours, theirs = trained / "head.csv", trained / "checkpoints" / "last_test_scores.csv"
     assert ours.read_bytes() == theirs.read_bytes()
-    assert len(read_scores(ours).images) > 0
+    assert len(read_scores(ours).image_names) > 0
 
 
 @pytest.mark.parametrize("before", ["exec >/dev/full", "exec <&- >&- 2>&-"])

@@ -13,10 +13,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from helpers import ROOT, assert_same_tensors, log_values, tensors
+from helpers import ROOT, assert_same_tensors, load_plain, log_values, tensors
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from chestxray.checkpoints import checkpoint, lookup
+from chestxray.checkpoints import lookup
 from chestxray.labels import CLASSES, FINDINGS
 from chestxray.runtime import progress
 from chestxray.scores import read_scores
@@ -267,10 +267,10 @@ def test_the_scores_csv_holds_each_test_image_once_with_the_labels_of_the_table(
 ) -> None:
     table = read_scores(two_epochs / "last_test_scores.csv")
     wanted = sorted((drawn / "test_list.txt").read_text().split())
-    assert table.images.tolist() == wanted
+    assert table.image_names.tolist() == wanted
     assert set(table.splits) == {"test"}
     labels = pd.read_csv(drawn / "Data_Entry_2017.csv", index_col=False).set_index("Image Index")
-    for name, target in zip(table.images, table.targets, strict=True):
+    for name, target in zip(table.image_names, table.targets, strict=True):
         assert (
             "|".join(c for c, y in zip(CLASSES, target, strict=True) if y)
             == (labels.loc[name, "Finding Labels"])
@@ -297,7 +297,7 @@ def test_resume_keeps_what_is_not_typed_and_prints_what_differs(
     said = capsys.readouterr().out
     assert "--lr 0.0003 instead of the checkpoint's 0.0001" in said
     assert "--loss-func BCE instead of the checkpoint's FocalLoss" in said
-    held = checkpoint.load(Path("checkpoints/stage1_0003_02.pth"))
+    held = load_plain(Path("checkpoints/stage1_0003_02.pth"))
     assert (held["epochs_done"], held["epochs_planned"]) == (2, 2)
     assert held["optimizer"]["param_groups"][0]["lr"] == 3e-4
     assert held["args"]["bs"] == 16
@@ -324,7 +324,7 @@ def test_a_bare_resume_passes_over_a_damaged_last_and_says_so(
     said = capsys.readouterr().out
     assert "passed over: checkpoints/last.pth is no .pth, or damaged" in said
     assert "going on from checkpoints/stage1_0001_02.pth" in said
-    assert checkpoint.load(last)["epochs_done"] == 3
+    assert load_plain(last)["epochs_done"] == 3
     shutil.rmtree("checkpoints")
 
 
@@ -333,8 +333,8 @@ def test_a_new_stage_freezes_takes_the_weights_along_and_begins_a_fresh_optimize
 ) -> None:
     shutil.copytree(two_epochs, "checkpoints")
     assert chest("--resume", "--ckpt", "last.pth", "--stage", 4, "--epochs", 1, "--no-cache") == 0
-    before = checkpoint.load(Path("checkpoints/stage1_0001_02.pth"))
-    after = checkpoint.load(Path("checkpoints/stage4_0001_03.pth"))
+    before = load_plain(Path("checkpoints/stage1_0001_02.pth"))
+    after = load_plain(Path("checkpoints/stage4_0001_03.pth"))
     for name, value in before["model"].items():
         assert torch.equal(value, after["model"][name]) != name.startswith("fc."), name
     assert len(after["optimizer"]["state"]) == 2
@@ -430,7 +430,7 @@ def test_a_test_of_another_folder_leaves_out_patients_that_the_run_has_seen(
     said = capsys.readouterr().out
     assert "1 image left out: their patients are in another part" in said
     assert "are not the ones of the checkpoint" in said and "Mass" in said
-    images = read_scores(Path("checkpoints/last_test_scores.csv")).images.tolist()
+    images = read_scores(Path("checkpoints/last_test_scores.csv")).image_names.tolist()
     known = (drawn / "test_list.txt").read_text().split()
     assert images == sorted([*known, "00009999_000.png"])
 
@@ -441,10 +441,10 @@ def test_scores_of_something_else_are_not_replaced_unasked(
     Path("mine.csv").write_text("precious")
     words = ("--test", "--ckpt", two_epochs / "last.pth", "--scores", "mine.csv", "--no-cache")
     assert chest(*words) == 1
-    assert "mine.csv is there and of another run, checkpoint or split" in capsys.readouterr().err
+    assert "mine.csv exists and belongs to another run, checkpoint or split" in capsys.readouterr().err
     assert Path("mine.csv").read_text() == "precious"
     assert chest(*words, "--overwrite", "--split", "all") == 0
-    assert len(read_scores(Path("mine.csv")).images) == 60
+    assert len(read_scores(Path("mine.csv")).image_names) == 60
     assert chest(*words, "--split", "all") == 0  # its own file by now
     assert chest(*words, "--split", "val") == 1
 
@@ -486,7 +486,7 @@ def test_broken_images_stop_the_run_all_named_or_are_left_out(
     for path in broken[0].parent.iterdir():
         shutil.move(path.name, path)
     assert chest("--test", "--ckpt", "last.pth", "--split", "all") == 0
-    images = read_scores(Path("checkpoints/last_all_scores.csv")).images
+    images = read_scores(Path("checkpoints/last_all_scores.csv")).image_names
     assert len(images) == 58 and not {path.name for path in broken} & set(images)
     shutil.rmtree("checkpoints")
 
@@ -505,7 +505,7 @@ def test_weights_from_a_file_start_the_run(chest: Chest, drawn: Path, two_epochs
     start = two_epochs / "stage1_0001_01.pth"
     words = ("--data_path", drawn, "--weights", start, "--size", 32, "--bs", 16, "--epochs", 1)
     assert chest(*words, "--no-cache") == 0
-    began, ended = tensors(start), checkpoint.load(Path("checkpoints/last.pth"))["model"]
+    began, ended = tensors(start), load_plain(Path("checkpoints/last.pth"))["model"]
     assert torch.equal(began["conv1.weight"], ended["conv1.weight"])  # frozen in stage 1
     assert not torch.equal(began["layer4.0.conv1.weight"], ended["layer4.0.conv1.weight"])
     shutil.rmtree("checkpoints")

@@ -3,6 +3,7 @@
 import gzip
 import json
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +14,8 @@ from hypothesis import strategies as st
 from chestxray.labels import CLASSES
 from chestxray.scores import (
     Scores,
+    ScoresOrigin,
     metrics_path,
-    origin,
     read_scores,
     refuse_foreign_files,
     write_metrics,
@@ -22,11 +23,11 @@ from chestxray.scores import (
 )
 
 
-def made(n: int = 50, seed: int = 0) -> Scores:
+def random_scores(n: int = 50, seed: int = 0) -> Scores:
     rng = np.random.default_rng(seed)
     logits = (8 * rng.standard_normal((n, 15))).astype(np.float32)
     return Scores(
-        images=np.array([f"{i:08d}_000.png" for i in rng.permutation(n)], dtype=object),
+        image_names=np.array([f"{i:08d}_000.png" for i in rng.permutation(n)], dtype=object),
         patients=np.array([f"{i:08d}" for i in range(n)], dtype=object),
         splits=np.full(n, "test", dtype=object),
         classes=CLASSES,
@@ -37,12 +38,12 @@ def made(n: int = 50, seed: int = 0) -> Scores:
 
 
 def test_what_is_written_is_read_back_to_the_same_bits(tmp_path: Path) -> None:
-    table = made()
+    table = random_scores()
     write_scores(tmp_path / "s.csv", table)
     back = read_scores(tmp_path / "s.csv")
-    order = np.argsort(table.images)
+    order = np.argsort(table.image_names)
     assert back.classes == CLASSES
-    assert back.images.tolist() == table.images[order].tolist()
+    assert back.image_names.tolist() == table.image_names[order].tolist()
     assert back.patients.tolist() == table.patients[order].tolist()
     assert back.splits.tolist() == ["test"] * 50
     np.testing.assert_array_equal(back.targets, table.targets[order])
@@ -52,11 +53,11 @@ def test_what_is_written_is_read_back_to_the_same_bits(tmp_path: Path) -> None:
 
 def test_every_float32_survives_nine_digits(tmp_path: Path) -> None:
     bits = np.random.default_rng(0).integers(0, 0x3F800000, size=(4000, 15), dtype=np.uint32)
-    table = made(4000)
+    table = random_scores(4000)
     table.scores = bits.view(np.float32)  # every positive float32 up to 1, the smallest included
     write_scores(tmp_path / "s.csv", table)
     back = read_scores(tmp_path / "s.csv")
-    written = table.scores[np.argsort(table.images)]
+    written = table.scores[np.argsort(table.image_names)]
     assert back.scores.astype(np.float32).tobytes() == written.tobytes()
 
 
@@ -74,7 +75,7 @@ def test_a_score_is_read_as_the_number_that_its_text_says(values: list[float]) -
 def test_the_file_has_the_documented_columns_sorted_rows_and_plain_line_ends(
     tmp_path: Path,
 ) -> None:
-    write_scores(tmp_path / "s.csv", made())
+    write_scores(tmp_path / "s.csv", random_scores())
     content = (tmp_path / "s.csv").read_bytes()
     assert b"\r" not in content and content.endswith(b"\n")
     lines = content.decode().splitlines()
@@ -91,7 +92,7 @@ def test_other_models_scores_are_read_with_any_classes_and_without_the_optional_
     (tmp_path / "s.csv.gz").write_bytes(gzip.compress(text.encode()))
     back = read_scores(tmp_path / "s.csv.gz")
     assert back.classes == ("B", "A")
-    assert back.images.tolist() == ["a.png", "b.png"]
+    assert back.image_names.tolist() == ["a.png", "b.png"]
     assert back.patients is back.splits is back.logits is None
     assert back.targets.tolist() == [[1, 0], [0, 1]]
     assert back.scores.tolist() == [[0.0, 0.5], [0.25, 1.0]]
@@ -100,23 +101,23 @@ def test_other_models_scores_are_read_with_any_classes_and_without_the_optional_
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("image,y_A,p_A\na,0,nan\n", "p_A of a is no finite number"),
-        ("image,y_A,p_A\na,0,\n", "p_A of a is no finite number: ''"),
-        ("image,y_A,p_A\na,0,x\n", "p_A of a is no finite number: 'x'"),
+        ("image,y_A,p_A\na,0,nan\n", "p_A of a is not a finite number"),
+        ("image,y_A,p_A\na,0,\n", "p_A of a is not a finite number: ''"),
+        ("image,y_A,p_A\na,0,x\n", "p_A of a is not a finite number: 'x'"),
         ("image,y_A,p_A\na,0,0.5\nb,0,1.5\n", r"p_A of b is not in \[0, 1\]"),
         ("image,y_A,p_A\na,0,1.00000002\n", r"p_A of a is not in \[0, 1\]: .*1.00000002"),
         ("image,y_A,p_A\na,0,-1e-50\n", r"is not in \[0, 1\]"),
         ("image,y_A,p_A\na,0,-0.1\n", r"is not in \[0, 1\]"),
         ("image,y_A,p_A\na,2,0.5\n", "y_A of a is neither 0 nor 1"),
         ("image,y_A,p_A\na,0.5,0.5\n", "neither 0 nor 1"),
-        ("image,y_A,p_A\na,0,0.5\na,0,0.5\n", "images twice: a"),
+        ("image,y_A,p_A\na,0,0.5\na,0,0.5\n", "images listed twice: a"),
         ("image,y_A,y_B,p_B,p_A\na,0,0,0.5,0.5\n", "different classes or orders"),
         ("image,y_A,p_A,p_B\na,0,0.5,0.5\n", "different classes or orders"),
         ("image,p_A\na,0.5\n", "different classes or orders"),
         ("image,y_A,z_B,p_A\na,0,1,0.5\n", "different classes or orders"),
-        ("image,patient,y_A,p_A\na,,0,0.5\nb,1,0,0.5\n", "1 rows without patient"),
+        ("image,patient,y_A,p_A\na,,0,0.5\nb,1,0,0.5\n", "1 row without patient"),
         ("name,score\na,0.5\n", "needs columns image, y_<class> and p_<class> and has name, score"),
-        ("", "is no scores CSV"),
+        ("", "is not a scores CSV"),
     ],
 )
 def test_the_reader_refuses_and_says_where(tmp_path: Path, text: str, message: str) -> None:
@@ -131,14 +132,15 @@ def test_the_metrics_lie_beside_the_scores(tmp_path: Path) -> None:
 
 
 def test_validation_scores_of_the_best_epoch_carry_a_note(tmp_path: Path) -> None:
-    run = {"run_id": "r", "stage": 1, "epochs_done": 4}
     for name, split, noted in (
         ("best.pth", "val", True),
         ("best.pth", "test", False),
         ("last.pth", "val", False),
     ):
         path = tmp_path / "s.csv"
-        beside = write_metrics(path, origin(path, name, run, split), {"mean_auc": None})
+        beside = write_metrics(
+            path, ScoresOrigin("s.csv", name, split, "r", 1, 4), {"mean_auc": None}
+        )
         found = json.loads(beside.read_text())
         assert any("chosen on these images" in note for note in found["notes"]) == noted
         assert (found["checkpoint"], found["split"], found["run_id"]) == (name, split, "r")
@@ -146,19 +148,20 @@ def test_validation_scores_of_the_best_epoch_carry_a_note(tmp_path: Path) -> Non
 
 def test_only_scores_of_the_same_checkpoint_and_split_are_replaced_unasked(tmp_path: Path) -> None:
     path = tmp_path / "s.csv"
-    mine = origin(path, "a.pth", {"run_id": "mine", "stage": 1, "epochs_done": 1}, "test")
+    mine = ScoresOrigin("s.csv", "a.pth", "test", "mine", 1, 1)
     refuse_foreign_files(path, mine)
     path.write_text("somebody's table")
     with pytest.raises(FileExistsError, match="--overwrite"):
         refuse_foreign_files(path, mine)
     write_metrics(path, mine, {})
     refuse_foreign_files(path, mine)
+    refuse_foreign_files(path, replace(mine, epochs_done=2))
     for change in ({"run_id": "another"}, {"checkpoint": "b.pth"}, {"split": "val"}):
-        with pytest.raises(FileExistsError, match="of another run, checkpoint or split"):
-            refuse_foreign_files(path, mine | change)
+        with pytest.raises(FileExistsError, match="belongs to another run, checkpoint or split"):
+            refuse_foreign_files(path, replace(mine, **change))
     path.unlink()
     with pytest.raises(FileExistsError, match="s_metrics.json"):
-        refuse_foreign_files(path, mine | {"run_id": "another"})
+        refuse_foreign_files(path, replace(mine, run_id="another"))
 
 
 @pytest.mark.parametrize(
@@ -168,7 +171,7 @@ def test_only_scores_of_the_same_checkpoint_and_split_are_replaced_unasked(tmp_p
         ("00000007_000.png", "@sum", "image with a control"),
         (",00000007,", ',"a\tb",', r"patient with a control character.*'a\\tb'"),
         (",00000007,", ",-7,", "patient with a control"),
-        ("_Mass", "_=cmd", "that begins as a formula.*'=cmd'"),
+        ("_Mass", "_=cmd", "that begins like a formula.*'=cmd'"),
         ("_Mass", "_", "a class without a name"),
     ],
 )
@@ -176,7 +179,7 @@ def test_what_a_spreadsheet_would_run_is_refused(
     tmp_path: Path, before: str, after: str, message: str
 ) -> None:
     """Names, patients and classes of other programs' scores go on into sets.csv."""
-    write_scores(tmp_path / "s.csv", made())
+    write_scores(tmp_path / "s.csv", random_scores())
     text = (tmp_path / "s.csv").read_text()
     assert before in text
     (tmp_path / "s.csv").write_text(text.replace(before, after))

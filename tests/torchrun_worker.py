@@ -90,7 +90,7 @@ def _main(words: list[str]) -> int:
                     raise MemoryError("made up by a test")
             batch += 1
             with open(Path(os.environ["NOTES"]) / f"{rank}.txt", "a") as notes:
-                notes.write("".join(f"{name}\n" for name in self.names[indices]))
+                notes.write("".join(f"{name}\n" for name in self.image_names[indices]))
         return gather(self, indices)
 
     read_image = decoding.read_image

@@ -1,23 +1,12 @@
-"""A plain dict -> .pth and back, whole or not at all; and which file a name means.
+"""What a checkpoint holds, its name, and how it is written and read: whole or not at all.
 
 A checkpoint is a zip of tensors and plain values that `torch.load(weights_only=True)` reads, so
-that opening one runs no code (chestxray/checkpoints/schema.py has each key's kind and range):
-
-    format 3 | run_id | arch | classes | stage | lr | epochs_done | epochs_planned
-    images_done, loss_sum, seconds_done   of the epoch under way; 0 between epochs
-    parent      the checkpoint that the run began from, None for a first stage from scratch
-    split       see chestxray.data.splits.pack
-    size, mean, std                         of the images that the network sees
-    args        the options of the run that are not this machine's
-    model, optimizer                        state dicts
-    history     the records of log.jsonl
-    versions, threads, precision            of program and libraries; CPU threads; fp32 or bf16
-    processes                               that shared the batches
-    table       SHA-256 of the label tables, images by class
+that opening one runs no code (chestxray/checkpoints/schema.py has each key's kind and range).
 """
 
 import platform
 import re
+from dataclasses import asdict, dataclass, field, fields
 from decimal import Decimal
 from importlib import metadata
 from pathlib import Path
@@ -37,47 +26,131 @@ LAST, BEST = "last.pth", "best.pth"
 NAME = re.compile(r"stage([1-4])_(\d+)_(\d{2,})\.pth")
 
 
+@dataclass(frozen=True)
+class EpochRecord:
+    """A finished epoch, as log.jsonl has it; None where there was nothing to validate on."""
+
+    run_id: str
+    stage: int
+    epoch: int  # counted from 1 across stages
+    lr: float
+    images: int  # seen in training
+    train_loss: float
+    val_loss: float | None
+    val_auc: float | None  # mean over the findings that have both values
+    val_classes: int  # how many findings those are
+    seconds: float
+
+
+@dataclass(frozen=True)
+class TableRecord:
+    """The label tables of a run: SHA-256 by file name, images by class."""
+
+    files: dict[str, str]
+    labels: dict[str, int]
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A run between two batches, and all that it takes to go on; its fields are the file's keys.
+
+    Attributes:
+        run_id: of the lineage.
+        arch, classes: of the network.
+        stage, lr, epochs_done, epochs_planned: where the run stands.
+        images_done, loss_sum, seconds_done: of the epoch under way; 0 between epochs.
+        parent: the checkpoint that the run began from; None for a first stage.
+        split: see chestxray.data.splits.
+        size, mean, std: of the images that the network sees.
+        args: the options of the run that are not this machine's.
+        model, optimizer: state dicts.
+        history: the records of log.jsonl.
+        versions, threads, precision: of program and libraries; CPU threads; fp32 or bf16.
+        processes: that shared the batches.
+        table: the label tables.
+    """
+
+    run_id: str
+    classes: list[str]
+    stage: int
+    lr: float
+    epochs_done: int
+    epochs_planned: int
+    parent: str | None
+    split: dict[str, Any]
+    size: int
+    mean: list[float]
+    std: list[float]
+    args: dict[str, Any]
+    table: TableRecord
+    precision: str
+    processes: int
+    images_done: int = 0
+    loss_sum: float = 0.0
+    seconds_done: float = 0.0
+    history: list[EpochRecord] = field(default_factory=list)
+    model: dict[str, torch.Tensor] = field(default_factory=dict)
+    optimizer: dict[str, Any] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=lambda: versions())
+    threads: int = field(default_factory=torch.get_num_threads)
+    arch: str = ARCH
+    format: int = FORMAT
+
+    def to_plain(self) -> dict[str, Any]:
+        """Plain values and tensors by key, as the file holds them."""
+        plain = {key.name: getattr(self, key.name) for key in fields(self)}
+        records = [asdict(record) for record in self.history]
+        return plain | {"history": records, "table": asdict(self.table)}
+
+    @classmethod
+    def from_plain(cls, plain: dict[str, Any]) -> "Checkpoint":
+        """Build a checkpoint from what `to_plain` gives, checked before."""
+        history = [EpochRecord(**record) for record in plain["history"]]
+        return cls(**plain | {"history": history, "table": TableRecord(**plain["table"])})
+
+
 def lr_digits(lr: float) -> str:
-    """The digits of a learning rate below 1 after "0.": 1e-4 gives "0001", 1e-5 "00001"."""
+    """Digits of a learning rate below 1 after "0.": 1e-4 gives "0001", 1e-5 "00001"."""
     return format(Decimal(repr(lr)), "f").partition(".")[2]
 
 
 def checkpoint_name(stage: int, lr: float, epochs_done: int) -> str:
-    """Such as stage1_0001_04.pth: stage 1 at lr 1e-4 after four epochs in all."""
+    """Name of a checkpoint: stage1_0001_04.pth is stage 1 at lr 1e-4 after four epochs in all."""
     return f"stage{stage}_{lr_digits(lr)}_{epochs_done:02d}.pth"
 
 
-def save(path: Path, checkpoint: dict[str, Any]) -> None:
+def save(path: Path, checkpoint: Checkpoint) -> None:
     """Write a checkpoint under its final name, whole or not at all.
 
     Raises:
-        FloatingPointError: weights that are not finite, which must replace no good ones.
+        ValueError: weights that are not finite, which must not replace good ones.
         OSError: see whole_file.
     """
     try:
-        safe_load.check_finite(path, "weights", checkpoint["model"])
+        safe_load.check_finite(path, "weights", checkpoint.model)
     except ValueError as error:
-        raise FloatingPointError(f"not saved: {error}") from error
+        raise ValueError(f"not saved: {error}") from error
     with whole_file(path, "wb") as file:
-        torch.save(checkpoint, file)
+        torch.save(checkpoint.to_plain(), file)
 
 
-def load(path: Path) -> dict[str, Any]:
+def load(path: Path) -> Checkpoint:
     """Read and verify a checkpoint of ours; tensors lie on the CPU.
 
     Raises:
         FileNotFoundError: it is not there.
         ValueError: not a checkpoint of ours, damaged, of another format, with a key that is missing
-            or has no allowed value, of another network or other classes, or with numbers that are
-            not finite.
+            or whose value is not allowed, of another network or other classes, or with numbers
+            that are not finite.
     """
     return verified(path, safe_load.read(path))
 
 
-def verified(path: Path, content: Any) -> dict[str, Any]:
+def verified(path: Path, content: Any) -> Checkpoint:
+    """Check what a file holds key by key; errors as in load."""
     if not isinstance(content, dict) or "format" not in content:
         raise ValueError(
-            f"{path} is no checkpoint of this program (it has no format); a state dict of a "
+            f"{path} is not a checkpoint of this program (it has no format); a state dict of a "
             "ResNet-50 can start a new run with --weights, and be scored with --test"
         )
     if type(content["format"]) is int and content["format"] != FORMAT:
@@ -88,7 +161,7 @@ def verified(path: Path, content: Any) -> dict[str, Any]:
     try:
         schema.check(content)
     except ValueError as error:
-        raise ValueError(f"{path} is no whole checkpoint: {error}") from error
+        raise ValueError(f"{path} is not a whole checkpoint: {error}") from error
     if content["arch"] != ARCH:
         raise ValueError(f"{path} is of the network {content['arch']!r}; this program has {ARCH}")
     if sorted(content["classes"]) != sorted(CLASSES):
@@ -99,19 +172,19 @@ def verified(path: Path, content: Any) -> dict[str, Any]:
         )
     strange = sorted(content["args"].keys() - schema.SCHEMA["args"].keys())
     if strange:
-        raise ValueError(f"{path}: args.{strange[0]} is no option that a checkpoint keeps")
+        raise ValueError(f"{path}: args.{strange[0]} is not an option that a checkpoint keeps")
     if content["images_done"] > content["split"]["train"]["images"].count("\n") + 1:
         raise ValueError(
-            f"{path}: images_done is {content['images_done']}, and fewer are for training"
+            f"{path}: images_done is {content['images_done']}, and fewer images are for training"
         )
     safe_load.check_finite(path, "weights", content["model"])
     for number, moments in content["optimizer"]["state"].items():
         safe_load.check_finite(path, f"moments of parameter {number},", moments)
-    return content
+    return Checkpoint.from_plain(content)
 
 
 def versions() -> dict[str, str]:
-    """Of the program, its libraries and the instructions that this CPU runs them with."""
+    """Versions of the program and its libraries, and the instructions that this CPU has."""
     names = ("torch", "torchvision", "numpy", "pandas", "scikit-learn", "pillow")
     return {
         "chestxray": chestxray.__version__,

@@ -6,13 +6,40 @@ Of a whole model only the tensors are taken: its classes are not built, a bag of
 stands in for each.
 """
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from chestxray.checkpoints import safe_load
-from chestxray.models.resnet import check_body
+from chestxray.labels import CLASSES
+from chestxray.models.resnet import check_body, check_weights
+from chestxray.runtime.files import file_digest
+from chestxray.runtime.text import join_limited
+
+
+@dataclass(frozen=True)
+class ForeignWeights:
+    """Weights of another program that fit this network and can be scored, and nothing else.
+
+    Attributes:
+        path: the file.
+        digest: its SHA-256, which names it as the run id names a checkpoint of ours.
+        state: a state dict of the network, with one output for each of CLASSES.
+    """
+
+    path: Path
+    digest: str
+    state: dict[str, torch.Tensor]
+
+    def caveats(self) -> list[str]:
+        """Sentences about what the file does not say and is assumed."""
+        return [
+            f"{self.path} was not written by this program: its {len(CLASSES)} outputs are taken to "
+            f"be, in this order, {join_limited(CLASSES, most=len(CLASSES))}",
+            "it does not say which images it was trained on: scores of those are no test",
+        ]
 
 
 class _Bag:
@@ -50,6 +77,26 @@ def read_state_dict(path: Path) -> dict[str, torch.Tensor]:
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
     return state
+
+
+def read_foreign(path: Path, content: Any) -> ForeignWeights:
+    """Take the weights from what read has returned for a file of another program.
+
+    Raises:
+        ValueError: no weights in it, not finite, of another network or with other outputs.
+    """
+    state = state_dict_of(path, content)
+    outputs = state["fc.bias"].shape if "fc.bias" in state else None
+    if outputs is not None and outputs != (len(CLASSES),):
+        raise ValueError(
+            f"{path} has {outputs.numel()} outputs; needed are {len(CLASSES)}, in this order: "
+            f"{join_limited(CLASSES, most=len(CLASSES))}"
+        )
+    try:
+        check_weights(state, len(CLASSES))
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    return ForeignWeights(path, file_digest(path), state)
 
 
 def read(path: Path) -> Any:

@@ -1,111 +1,127 @@
 """Which checkpoint a typed name means, and opening it."""
 
 import re
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from chestxray.checkpoints import foreign, safe_load
-from chestxray.checkpoints.checkpoint import LAST, NAME, load, lr_digits, verified, versions
-from chestxray.data import splits
+from chestxray.checkpoints.checkpoint import (
+    LAST,
+    NAME,
+    Checkpoint,
+    load,
+    lr_digits,
+    verified,
+    versions,
+)
 from chestxray.labels import CLASSES
 from chestxray.models.resnet import check_weights
 from chestxray.runtime.files import file_digest
 from chestxray.runtime.text import join_limited
 
 
-def open_checkpoint(
-    name: str | None, folder: Path, test: bool
-) -> tuple[Path, dict[str, Any], list[str]]:
-    """The checkpoint to go on from or to test, its classes in our order.
+@dataclass(frozen=True)
+class Opened:
+    """A file whose weights fit this network, its outputs in the order of CLASSES.
+
+    Attributes:
+        path: the file.
+        run_id: of the lineage; the digest of a file of another program.
+        weights: a state dict on the CPU.
+        checkpoint: what else the file holds; None where another program wrote it.
+        notes: what a user should know of the opening, a sentence each.
+    """
+
+    path: Path
+    run_id: str
+    weights: dict[str, torch.Tensor]
+    checkpoint: Checkpoint | None
+    notes: list[str]
+
+    def digest(self) -> str:
+        """SHA-256 of the file."""
+        return file_digest(self.path)
+
+
+def open_to_resume(name: str | None, folder: Path) -> Opened:
+    """Open the checkpoint that a run goes on from.
 
     Args:
         name: as typed; None takes the newest in the folder that can be read.
         folder: where names are looked up.
-        test: weights of other programs may be opened too.
-
-    Returns:
-        Its path, what it holds, and what a user should know of it.
 
     Raises:
-        FileNotFoundError, ValueError: see find and load; weights that are not this network's.
+        FileNotFoundError, ValueError: see find and checkpoint.load.
     """
     if name is None:
-        path, stored, notes = _newest_readable(folder)
+        path, checkpoint, notes = _newest_readable(folder)
     else:
         path, note = find(name, folder)
-        notes = [note] if note else []
-        stored = _to_test(path) if test else load(path)
-        if stored["stage"] is None:
-            notes += [
-                f"{path} was not written by this program: its {len(CLASSES)} outputs are taken to "
-                f"be, in this order, {join_limited(CLASSES, most=len(CLASSES))}",
-                "it does not say which images it was trained on: scores of those are no test",
-            ]
-    try:
-        check_weights(stored["model"], len(CLASSES))
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
-    if tuple(stored["classes"]) != CLASSES:
-        _put_in_our_order(stored)
-        notes.append(f"{path} has the classes in another order: its outputs were put in ours")
-    return path, stored, notes
+        checkpoint, notes = load(path), [note] if note else []
+    return _fitted(path, checkpoint, notes)
+
+
+def open_to_test(name: str, folder: Path) -> Opened:
+    """Open what --test scores with: a checkpoint of ours, or the weights of another program.
+
+    Raises:
+        FileNotFoundError, ValueError: see find, checkpoint.load and foreign.read_foreign.
+    """
+    path, note = find(name, folder)
+    notes = [note] if note else []
+    content = foreign.read(path)
+    if not (isinstance(content, dict) and "format" in content):
+        other = foreign.read_foreign(path, content)
+        return Opened(path, other.digest[:16], other.state, None, notes + other.caveats())
+    return _fitted(path, verified(path, content), notes)
 
 
 def read_run_id(path: Path) -> str | None:
-    """The run_id of a checkpoint; None where there is none. Reads the tensors' places only."""
+    """Read the run id of a checkpoint without its tensors; None where the file has none."""
     try:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except safe_load.CONTENT_FAULTS:
-        return None  # not a file of any run of ours
+        return None  # not a file of ours
     return content.get("run_id") if isinstance(content, dict) else None
 
 
-def _to_test(path: Path) -> dict[str, Any]:
-    """A checkpoint of ours, or the weights of another program as one that can be tested."""
-    content = foreign.read(path)
-    if isinstance(content, dict) and "format" in content:
-        return verified(path, content)
-    state = foreign.state_dict_of(path, content)
-    outputs = state["fc.bias"].shape if "fc.bias" in state else None
-    if outputs is not None and outputs != (len(CLASSES),):
-        raise ValueError(
-            f"{path} has {outputs.numel()} outputs; needed are {len(CLASSES)}, in this order: "
-            f"{join_limited(CLASSES, most=len(CLASSES))}"
-        )
-    return {
-        "run_id": file_digest(path)[:16],
-        "classes": list(CLASSES),
-        "stage": None,
-        "epochs_done": None,
-        "epochs_planned": 0,
-        "images_done": 0,
-        "args": {},
-        "split": splits.EMPTY,
-        "table": None,
-        "model": state,
-    }
+def _fitted(path: Path, stored: Checkpoint, notes: list[str]) -> Opened:
+    """Check the weights of a checkpoint, and put its outputs in the order of CLASSES."""
+    try:
+        check_weights(stored.model, len(CLASSES))
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    if tuple(stored.classes) != CLASSES:
+        stored = _reordered(stored)
+        notes.append(f"{path} has the classes in another order: its outputs were put in ours")
+    return Opened(path, stored.run_id, stored.model, stored, notes)
 
 
-def _put_in_our_order(stored: dict[str, Any]) -> None:
+def _reordered(stored: Checkpoint) -> Checkpoint:
     """Permute the outputs of the head, and their moments, into the order of CLASSES."""
-    rows = torch.tensor([stored["classes"].index(name) for name in CLASSES])
-    for name in ("fc.weight", "fc.bias"):
-        stored["model"][name] = stored["model"][name][rows]
-    state = stored["optimizer"]["state"]
-    for number in sorted(state)[-2:]:  # the head is what every stage trains last
-        for name, moment in state[number].items():
-            if moment.shape[:1] == rows.shape:  # not the count of steps
-                state[number][name] = moment[rows]
-    stored["classes"] = list(CLASSES)
+    rows = torch.tensor([stored.classes.index(name) for name in CLASSES])
+    head = {name: stored.model[name][rows] for name in ("fc.weight", "fc.bias")}
+    moments = dict(stored.optimizer["state"])
+    for number in sorted(moments)[-2:]:  # the head is what every stage trains last
+        moments[number] = {
+            name: moment[rows] if moment.shape[:1] == rows.shape else moment  # or the step count
+            for name, moment in moments[number].items()
+        }
+    return replace(
+        stored,
+        classes=list(CLASSES),
+        model=stored.model | head,
+        optimizer=stored.optimizer | {"state": moments},
+    )
 
 
 def find(name: str, folder: Path) -> tuple[Path, str | None]:
-    """The file that a typed name means: as given, else in the folder, else its stand-in.
+    """Find the file that a typed name means: as given, else in the folder, else a stand-in.
 
     The stand-in: after a stage 2 the eighth epoch of a run that began with stage 1 is called
-    stage2_0001_08.pth, and stage1_0001_08.pth is taken to mean it if no other one could be meant.
+    stage2_0001_08.pth, and stage1_0001_08.pth is taken to mean it if no other file could be meant.
 
     Returns:
         The path, and a sentence when it is a stand-in.
@@ -117,7 +133,7 @@ def find(name: str, folder: Path) -> tuple[Path, str | None]:
         if path.is_file():
             return path, None
         if path.exists():
-            raise ValueError(f"{path} is a folder or a device, and no file")
+            raise ValueError(f"{path} is a folder or a device, not a file")
     if Path(name).parent != Path():
         folder = Path(name).parent  # the folder that was named, and no other
     wanted = NAME.fullmatch(Path(name).name)
@@ -125,20 +141,25 @@ def find(name: str, folder: Path) -> tuple[Path, str | None]:
         descendants = [path for path in _numbered(folder) if _is_descendant(path, wanted)]
         if len(descendants) == 1:
             return descendants[0], (
-                f"{wanted[0]} is not there; {descendants[0]} is epoch {wanted[3]} of a line with a "
-                f"stage {wanted[1]} at that learning rate: used instead"
+                f"{wanted[0]} is not there; {descendants[0]} is used instead: epoch {wanted[3]} of "
+                f"a lineage with a stage {wanted[1]} at that learning rate"
             )
     there = join_limited(sorted(path.name for path in folder.glob("*.pth")), most=20)
     raise FileNotFoundError(
-        f"the checkpoint {name} is not there; in {folder} there is "
-        + (there or "no checkpoint at all")
+        f"the checkpoint {name} was not found; {folder} holds {there or 'no checkpoint at all'}"
     )
 
 
-def other_machine(checkpoint: dict[str, Any], precision: str, processes: int) -> list[str]:
-    """What differs from where the checkpoint was written, as far as the numbers depend on it."""
+def describe_other_machine(stored: Checkpoint, precision: str, processes: int) -> list[str]:
+    """Say where this machine and job differ from those of a checkpoint, as far as numbers depend.
+
+    Args:
+        stored: the checkpoint.
+        precision: fp32 or bf16, here.
+        processes: how many share the batches here.
+    """
     here = {**versions(), "threads": torch.get_num_threads(), "precision": precision}
-    there = {**checkpoint["versions"], **{k: checkpoint[k] for k in ("threads", "precision")}}
+    there = {**stored.versions, "threads": stored.threads, "precision": stored.precision}
     differing = [
         f"{name} {there[name]} -> {here[name]}"
         for name in ("torch", "cpu", "threads", "precision")
@@ -149,19 +170,16 @@ def other_machine(checkpoint: dict[str, Any], precision: str, processes: int) ->
         notes.append(
             f"another machine than before ({join_limited(differing)}): exact but for the last bits"
         )
-    if checkpoint["processes"] != processes:
+    if stored.processes != processes:
         notes.append(
-            f"processes {checkpoint['processes']} -> {processes}: the order of the images goes "
-            "on, and a step takes another number of them"
+            f"processes {stored.processes} -> {processes}: the order of the images goes on, and a "
+            "step takes another number of them"
         )
     return notes
 
 
-def _newest_readable(folder: Path) -> tuple[Path, dict[str, Any], list[str]]:
-    """Where a bare --resume goes on: last.pth, else the numbered checkpoint written last.
-
-    One that is damaged is passed over, and that is said.
-    """
+def _newest_readable(folder: Path) -> tuple[Path, Checkpoint, list[str]]:
+    """Open last.pth, else the numbered checkpoint written last; a damaged one is passed over."""
     numbered = sorted(_numbered(folder), key=lambda path: path.stat().st_mtime_ns, reverse=True)
     found = [path for path in (folder / LAST, *numbered) if path.exists()]
     notes: list[str] = []
@@ -171,9 +189,9 @@ def _newest_readable(folder: Path) -> tuple[Path, dict[str, Any], list[str]]:
         except ValueError as error:
             notes.append(f"passed over: {error}")
     if notes:
-        raise ValueError("\n".join([f"no checkpoint in {folder} can be gone on from", *notes]))
+        raise ValueError("\n".join([f"no checkpoint in {folder} can be resumed", *notes]))
     raise FileNotFoundError(
-        f"--resume finds no checkpoint in {folder}; leave it out to begin a run"
+        f"--resume finds no checkpoint in {folder}; leave it out to start a run"
     )
 
 
@@ -186,6 +204,6 @@ def _is_descendant(path: Path, wanted: re.Match[str]) -> bool:
     if found is None or int(found[3]) != int(wanted[3]):
         return False
     return any(
-        record["stage"] == int(wanted[1]) and lr_digits(record["lr"]) == wanted[2]
-        for record in load(path)["history"]
+        record.stage == int(wanted[1]) and lr_digits(record.lr) == wanted[2]
+        for record in load(path).history
     )

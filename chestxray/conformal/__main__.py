@@ -236,7 +236,9 @@ def chosen(args: argparse.Namespace, table: Scores) -> Config:
 def choose(table: Scores, args: argparse.Namespace) -> Scores:
     """The rows of the split and the columns of the classes that are asked for."""
     if table.splits is None:
-        print(f"{args.csv} has no split column: all {plural(len(table.images), 'row')} are used")
+        print(
+            f"{args.csv} has no split column: all {plural(len(table.image_names), 'row')} are used"
+        )
     split = args.split or ("val" if args.frontier else "test")
     table = of_split(args.csv, table, split)
     unknown = sorted(set(args.exclude) - set(table.classes))
@@ -249,7 +251,7 @@ def choose(table: Scores, args: argparse.Namespace) -> Scores:
         raise ValueError("--exclude leaves no class")
     if args.unit == "patient" and table.patients is None:
         raise ValueError(f"{args.csv} has no patient column: --unit image must be typed")
-    return table.take(np.ones(len(table.images), dtype=bool), kept)
+    return table.take(np.ones(len(table.image_names), dtype=bool), kept)
 
 
 def cut(rows: Rows, choices: Config) -> np.ndarray:

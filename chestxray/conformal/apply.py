@@ -54,7 +54,7 @@ def apply(source: Path, stored: Path, split: str | None, folder: Path | None) ->
             entry(level, held.choices, table.classes, judged, void) for level in held.levels
         ],
     }
-    roles = np.full(len(table.images), "eval", dtype=object)
+    roles = np.full(len(table.image_names), "eval", dtype=object)
     written = artifacts.files_of(table, roles, held.levels, report)
     artifacts.save(folder, written)
     return [*lines(report), f"wrote {folder}/: {join_limited(written)}"]
@@ -85,7 +85,7 @@ def _columns(source: Path, table: Scores, held: StoredThresholds, stored: Path) 
             f"{source} has no class {join_limited(missing)}, which {stored} has thresholds for"
         )
     columns = [table.classes.index(name) for name in held.classes]
-    return table.take(np.ones(len(table.images), dtype=bool), columns)
+    return table.take(np.ones(len(table.image_names), dtype=bool), columns)
 
 
 def _against(held: StoredThresholds, table: Scores, sha256: str) -> list[str]:
@@ -97,7 +97,7 @@ def _against(held: StoredThresholds, table: Scores, sha256: str) -> list[str]:
             "rows show here is what they were fitted to"
         )
     both = sorted(_patients(held.patients) & _patients(table.patients))
-    again = set(held.images) & set(table.images)
+    again = set(held.images) & set(table.image_names)
     if both or again:
         found.append(
             f"{plural(len(both), 'patient')} and {plural(len(again), 'image')} of the "
@@ -109,7 +109,7 @@ def _against(held: StoredThresholds, table: Scores, sha256: str) -> list[str]:
             "no patient column: the thresholds are for patients, and images stand for them here"
         )
     if table.targets.shape[1]:
-        owners = table.images if table.patients is None else table.patients
+        owners = table.image_names if table.patients is None else table.patients
         shifts = describe_shift(
             table.classes, held.counts, patient_counts(table.targets, owners)[1]
         )

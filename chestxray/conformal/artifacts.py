@@ -156,8 +156,8 @@ def save(folder: Path, written: dict[str, str | bytes]) -> None:
 
 def _sets(table: Scores, roles: np.ndarray, levels: list[Level]) -> str:
     names = np.array(table.classes, dtype=object)
-    patients = table.images if table.patients is None else table.patients
-    labels = [""] * len(table.images)
+    patients = table.image_names if table.patients is None else table.patients
+    labels = [""] * len(table.image_names)
     if table.targets.shape[1]:
         labels = ["|".join(names[row]) for row in table.targets == 1]
     file = io.StringIO()
@@ -165,7 +165,7 @@ def _sets(table: Scores, roles: np.ndarray, levels: list[Level]) -> str:
     writer.writerow(["image", "patient", "role", "alpha", "set", "size", "labels"])
     for level in levels:
         sets = prediction_sets(table.scores, level)
-        for row, image in enumerate(table.images):
+        for row, image in enumerate(table.image_names):
             chosen = names[sets[row]]
             writer.writerow(
                 [image, patients[row], roles[row], level.alpha, "|".join(chosen), len(chosen)]

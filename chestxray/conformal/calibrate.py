@@ -81,10 +81,10 @@ class Rows:
     @classmethod
     def of(cls, table: Scores, unit: str) -> "Rows":
         """The rows of a scores file; without labels, no class is positive."""
-        patients = table.images if table.patients is None else table.patients
+        patients = table.image_names if table.patients is None else table.patients
         labelled = table.targets.shape[1] > 0
         targets = table.targets if labelled else np.zeros(table.scores.shape, dtype=np.uint8)
-        units = patients if unit == "patient" else table.images
+        units = patients if unit == "patient" else table.image_names
         return cls(targets, table.scores.astype(np.float64, copy=False), units, patients)
 
     def take(self, mask: np.ndarray) -> "Rows":

@@ -77,12 +77,12 @@ def text(source: Path, cal: Scores, levels: list[dict[str, Any]], choices: Confi
         },
     }
     names, counts = patient_counts(
-        cal.targets, cal.images if cal.patients is None else cal.patients
+        cal.targets, cal.image_names if cal.patients is None else cal.patients
     )
     calibration = {
         "patients": None if cal.patients is None else names.tolist(),
         "images_and_positives_of_each": counts.tolist(),
-        "images": cal.images.tolist(),
+        "images": cal.image_names.tolist(),
     }
     # Thousands of names and numbers go on one line, so that the rest can be read.
     head = json.dumps(held, indent=2).removesuffix("\n}")

@@ -20,7 +20,7 @@ _UPLOAD = 4096  # images copied to a device at once
 class BatchSource(Protocol):
     """What a network is trained on or scored with."""
 
-    names: np.ndarray
+    image_names: np.ndarray
     targets: np.ndarray
 
     def __len__(self) -> int: ...
@@ -33,7 +33,7 @@ class ChestDataset:
     """Images and targets of one part of the split.
 
     Args:
-        names: (N,) of the images.
+        image_names: (N,) file names.
         pixels: (cache_index, size, size) uint8.
         cache_index: (N,) where each image lies in `pixels`.
         targets: (N, 15), 0 or 1.
@@ -43,20 +43,15 @@ class ChestDataset:
 
     def __init__(
         self,
-        names: np.ndarray,
+        image_names: np.ndarray,
         pixels: np.ndarray,
         cache_index: np.ndarray,
         targets: np.ndarray,
         device: torch.device,
         resident: bool = False,
     ) -> None:
-        self.names, self.pixels, self.cache_index, self.targets = (
-            names,
-            pixels,
-            cache_index,
-            targets,
-        )
-        self.device = device
+        self.image_names, self.pixels, self.cache_index = image_names, pixels, cache_index
+        self.targets, self.device = targets, device
         grey = torch.arange(256).view(256, 1) / 255
         self._normalised = ((grey - torch.tensor(MEAN)) / torch.tensor(STD)).to(device)
         self._resident = self._upload() if resident else None

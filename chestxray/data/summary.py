@@ -36,19 +36,25 @@ def summary(rows: pd.DataFrame) -> str:
     return "\n".join([*lines, _people(rows)])
 
 
-def describe_change(entries: Entries, stored: dict[str, dict[str, object]]) -> list[str]:
-    """What differs between the label tables now and those that a checkpoint was trained with."""
-    if entries.fingerprint == stored["files"]:
+def describe_change(entries: Entries, files: dict[str, str], labels: dict[str, int]) -> list[str]:
+    """Say where the label tables differ from those of a checkpoint.
+
+    Args:
+        entries: of the data folder.
+        files: SHA-256 of each table of the checkpoint, by file name.
+        labels: its images by class.
+    """
+    if entries.fingerprint == files:
         return []
     counts = entries.label_counts()
     differing = [
         f"{name} {before:,} -> {counts[name]:,}"
-        for name, before in stored["labels"].items()
-        if isinstance(before, int) and before != counts[name]
+        for name, before in labels.items()
+        if before != counts[name]
     ]
     return [
         f"the label tables ({join_limited(entries.fingerprint)}) are not the ones of the "
-        f"checkpoint ({join_limited(stored['files'])}): "
+        f"checkpoint ({join_limited(files)}): "
         + (f"images {join_limited(differing)}" if differing else "same counts")
     ]
 

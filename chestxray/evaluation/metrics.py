@@ -1,19 +1,21 @@
 """Logits and scores of a data set, ROC AUC and average precision per class, intervals."""
 
 from collections.abc import Callable
-from typing import Any
+from dataclasses import asdict, dataclass
 
 import numpy as np
 from sklearn.metrics import average_precision_score, roc_auc_score
 
+from chestxray.bootstrap import patient_resamples, percentile_interval
 from chestxray.labels import CLASSES, FINDINGS, NO_FINDING
+from chestxray.scores import Scores
 
 LEVEL = 0.95  # of the intervals
 FEW = 5  # positives; below, an AUC says next to nothing
 
 
 def undefined(targets: np.ndarray) -> dict[str, str]:
-    """Classes whose AUC is undefined, and why.
+    """Name the classes whose AUC is undefined, with the reason.
 
     Args:
         targets: (N, 15), 0 or 1.
@@ -75,93 +77,151 @@ def auc_intervals(
     skipped = undefined(targets)
     names = [name for name in CLASSES if name not in skipped]
     areas = [_WeightedAuc(targets[:, k], scores[:, k]) for k in map(CLASSES.index, names)]
-    drawn = np.full((resamples, len(names)), np.nan)
-    for row in drawn:
-        times = np.bincount(rng.integers(len(keys), size=len(keys)), minlength=len(keys))
-        row[:] = [area(times[codes].astype(float)) for area in areas]
-    columns = dict(zip(names, drawn.T, strict=True))
-    findings = [columns[name] for name in FINDINGS if name in columns]
+    times = (row for block in patient_resamples(len(keys), resamples, rng) for row in block)
+    drawn = np.array([[area(row[codes].astype(float)) for area in areas] for row in times])
+    findings = [k for k, name in enumerate(names) if name in FINDINGS]
     if findings:
-        whole = np.stack(findings)
-        columns["mean"] = np.nanmean(whole[:, ~np.isnan(whole).all(axis=0)], axis=0)
-    tails = [(1 - LEVEL) / 2, (1 + LEVEL) / 2]
-    quantiles = {n: np.nanquantile(v, tails) for n, v in columns.items() if not np.isnan(v).all()}
-    return {name: (float(low), float(high)) for name, (low, high) in quantiles.items()}
+        names, drawn = [*names, "mean"], np.column_stack([drawn, _mean(drawn[:, findings])])
+    ends = percentile_interval(drawn.reshape(resamples, len(names)), LEVEL)
+    intervals = zip(names, *ends.tolist(), strict=True)
+    return {name: (low, high) for name, low, high in intervals if not np.isnan(low)}
 
 
-def metrics(
-    targets: np.ndarray, scores: np.ndarray, patients: np.ndarray, resamples: int, seed: int
-) -> dict[str, Any]:
-    """The figures of the metrics file; null (None) where undefined.
+def _mean(drawn: np.ndarray) -> np.ndarray:
+    """(B,) mean over the findings that each resample defines; NaN where it defines none."""
+    known = ~np.isnan(drawn)
+    counts = known.sum(axis=1)
+    sums = np.where(known, drawn, 0.0).sum(axis=1)
+    return np.where(counts > 0, sums / np.maximum(counts, 1), np.nan)
+
+
+@dataclass(frozen=True)
+class ClassMetrics:
+    """Metrics of one class; AUC and average precision are None where undefined."""
+
+    auc: float | None
+    ap: float | None
+    positives: int
+    negatives: int
+
+
+@dataclass(frozen=True)
+class Intervals:
+    """Bootstrap intervals (low, high) of AUCs, the mean's and by class."""
+
+    level: float
+    resamples: int
+    unit: str
+    mean_auc: tuple[float, float] | None
+    classes: dict[str, tuple[float, float]]
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """Metrics of scored images, as the metrics file has them.
+
+    Attributes:
+        mean_auc, mean_ap: over the findings where they are defined; None where none is.
+        mean_of: how many findings those are.
+        classes: by class name.
+        undefined: classes without an AUC, and why.
+        constant: classes whose scores are all equal.
+        images, patients: how many.
+        intervals: None where none were asked for.
+    """
+
+    mean_auc: float | None
+    mean_ap: float | None
+    mean_of: int
+    classes: dict[str, ClassMetrics]
+    undefined: dict[str, str]
+    constant: list[str]
+    images: int
+    patients: int
+    intervals: Intervals | None
+
+    def to_plain(self) -> dict[str, object]:
+        """Plain values for a JSON file."""
+        return asdict(self)
+
+
+def compute_metrics(table: Scores, resamples: int, seed: int) -> Metrics:
+    """Metrics of labelled scores with patients.
 
     Args:
-        targets: (N, 15), 0 or 1.
-        scores: (N, 15), in [0, 1].
-        patients: (N,) keys.
-        resamples: bootstrap resamples; 0 computes no intervals.
+        table: N images, the 15 classes.
+        resamples: bootstrap resamples over patients; 0 computes no intervals.
         seed: of the bootstrap.
     """
+    targets, scores = table.targets, table.scores
+    patients = table.image_names if table.patients is None else table.patients
     auc = roc_auc_per_class(targets, scores)
     ap = average_precision_per_class(targets, scores)
     positives = targets.sum(axis=0)
-    constant = [n for k, n in enumerate(CLASSES) if len(scores) > 1 and np.ptp(scores[:, k]) == 0]
-    found: dict[str, Any] = {
-        "mean_auc": _or_none(mean_of_findings(auc)[0]),
-        "mean_ap": _or_none(mean_of_findings(ap)[0]),
-        "mean_of": mean_of_findings(auc)[1],
-        "classes": {
-            name: {
-                "auc": _or_none(auc[name]),
-                "ap": _or_none(ap[name]),
-                "positives": int(positives[k]),
-                "negatives": int(len(targets) - positives[k]),
-            }
+    return Metrics(
+        mean_auc=_or_none(mean_of_findings(auc)[0]),
+        mean_ap=_or_none(mean_of_findings(ap)[0]),
+        mean_of=mean_of_findings(auc)[1],
+        classes={
+            name: ClassMetrics(
+                auc=_or_none(auc[name]),
+                ap=_or_none(ap[name]),
+                positives=int(positives[k]),
+                negatives=int(len(targets) - positives[k]),
+            )
             for k, name in enumerate(CLASSES)
         },
-        "undefined": undefined(targets),
-        "constant": constant,
-        "images": len(targets),
-        "patients": len(np.unique(patients)),
-        "intervals": None,
-    }
-    if resamples:
-        intervals = auc_intervals(targets, scores, patients, resamples, seed)
-        found["intervals"] = {
-            "level": LEVEL,
-            "resamples": resamples,
-            "unit": "patient",
-            "mean_auc": intervals.pop("mean", None),
-            "classes": intervals,
-        }
-    return found
+        undefined=undefined(targets),
+        constant=[n for k, n in enumerate(CLASSES) if _is_constant(scores[:, k])],
+        images=len(targets),
+        patients=len(np.unique(patients)),
+        intervals=_intervals(targets, scores, patients, resamples, seed) if resamples else None,
+    )
 
 
-def table(found: dict[str, Any]) -> str:
-    """The metrics as a table for people: class, positives, AUC, its interval, average precision."""
-    intervals = found["intervals"]
+def _is_constant(scores: np.ndarray) -> bool:
+    return len(scores) > 1 and np.ptp(scores) == 0
+
+
+def _intervals(
+    targets: np.ndarray, scores: np.ndarray, patients: np.ndarray, resamples: int, seed: int
+) -> Intervals:
+    found = auc_intervals(targets, scores, patients, resamples, seed)
+    mean = found.pop("mean", None)
+    return Intervals(LEVEL, resamples, "patient", mean, found)
+
+
+def metrics_table(metrics: Metrics) -> str:
+    """A table for people: class, positives, AUC, its interval, average precision."""
+    intervals = metrics.intervals
     lines = [
         f"{'class':<20}{'positives':>10}{'AUC':>8}{'AP':>8}"
         + ("   95 % of AUC" if intervals else "")
     ]
-    for name, row in found["classes"].items():
-        remarks = []
-        if intervals and name in intervals["classes"]:
-            remarks.append("{:.3f}-{:.3f}".format(*intervals["classes"][name]))
-        if name in found["undefined"]:
-            remarks.append(found["undefined"][name])
-        elif row["positives"] < FEW:
-            remarks.append("few")
-        if name in found["constant"]:
-            remarks.append("all scores are equal")
-        if name == NO_FINDING:
-            remarks.append("not in the mean")
-        figures = f"{name:<20}{row['positives']:>10,}{_shown(row['auc']):>8}{_shown(row['ap']):>8}"
-        lines.append("   ".join([figures, *remarks]))
-    mean = f"mean of {found['mean_of']} of {len(FINDINGS)} findings"
-    last = f"{mean:<30}{_shown(found['mean_auc']):>8}{_shown(found['mean_ap']):>8}"
-    if intervals and intervals["mean_auc"]:
-        last += "   {:.3f}-{:.3f}".format(*intervals["mean_auc"])
+    for name, row in metrics.classes.items():
+        values = f"{name:<20}{row.positives:>10,}{_shown(row.auc):>8}{_shown(row.ap):>8}"
+        lines.append("   ".join([values, *_remarks(metrics, name)]))
+    mean = f"mean of {metrics.mean_of} of {len(FINDINGS)} findings"
+    last = f"{mean:<30}{_shown(metrics.mean_auc):>8}{_shown(metrics.mean_ap):>8}"
+    if intervals and intervals.mean_auc:
+        last += "   {:.3f}-{:.3f}".format(*intervals.mean_auc)
     return "\n".join([*lines, last])
+
+
+def _remarks(metrics: Metrics, name: str) -> list[str]:
+    """The interval of a class, and what its metrics do not say."""
+    remarks = []
+    if metrics.intervals and name in metrics.intervals.classes:
+        remarks.append("{:.3f}-{:.3f}".format(*metrics.intervals.classes[name]))
+    if name in metrics.undefined:
+        remarks.append(metrics.undefined[name])
+    elif metrics.classes[name].positives < FEW:
+        remarks.append("few")
+    if name in metrics.constant:
+        remarks.append("all scores are equal")
+    if name == NO_FINDING:
+        remarks.append("not in the mean")
+    return remarks
 
 
 class _WeightedAuc:

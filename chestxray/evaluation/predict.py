@@ -7,10 +7,12 @@ import torch
 from torch import nn
 
 from chestxray.data.dataset import BatchSource, batches
+from chestxray.data.workset import Workset
 from chestxray.labels import CLASSES
 from chestxray.runtime.processes import ONE_PROCESS, Processes
 from chestxray.runtime.progress import Progress
 from chestxray.runtime.text import join_limited, plural
+from chestxray.scores import Scores
 
 
 def predict(
@@ -48,13 +50,26 @@ def predict(
                 parts.append(model(inputs).float())
             progress.advance(len(indices))
         own = torch.cat(parts).cpu() if parts else torch.empty(0, len(CLASSES))
-        logits = processes.rows(own, len(dataset))
+        logits = processes.gather_rows(own, len(dataset))
     if len(logits) != len(dataset):
         raise RuntimeError(f"{len(logits)} rows of scores for {len(dataset)} images")
     broken = ~torch.isfinite(logits).all(dim=1).numpy()
     if broken.any():
         raise FloatingPointError(
             f"the logits of {plural(int(broken.sum()), 'image')} are not finite: "
-            f"{join_limited(dataset.names[broken], most=3)}"
+            f"{join_limited(dataset.image_names[broken], most=3)}"
         )
     return logits.numpy(), torch.sigmoid(logits).numpy()
+
+
+def scores_table(images: Workset, logits: np.ndarray, scores: np.ndarray) -> Scores:
+    """Put logits and scores (N, C) beside the labels and patients of their images."""
+    return Scores(
+        image_names=images.rows["image"].to_numpy(),
+        patients=images.rows["patient"].to_numpy(),
+        splits=images.rows["split"].to_numpy(),
+        classes=CLASSES,
+        targets=images.targets,
+        logits=logits,
+        scores=scores,
+    )

@@ -11,6 +11,9 @@ import torch
 from torch import nn
 
 from chestxray.data.dataset import ChestDataset
+from chestxray.models.resnet import ChestResNet
+from chestxray.runtime.cli import say
+from chestxray.runtime.job import Job
 from chestxray.runtime.progress import Progress
 
 SHARE = 0.5  # of the free memory that kept features may take
@@ -26,7 +29,11 @@ class Features:
     """
 
     def __init__(self, images: ChestDataset, frozen: nn.Module) -> None:
-        self.names, self.targets, self.device = images.names, images.targets, images.device
+        self.image_names, self.targets, self.device = (
+            images.image_names,
+            images.targets,
+            images.device,
+        )
         self._images, self._frozen = images, frozen
         self._kept: torch.Tensor | None = None  # (N, h, w, C), after pooling (N, C)
 
@@ -91,3 +98,23 @@ def keep_if_it_fits(
     for part in parts:
         part.keep(check)
     return f"{of} is kept: {needed / 1e9:.1f} of {free / 1e9:.1f} GB of free memory"
+
+
+def frozen_features(
+    network: ChestResNet, parts: Sequence[ChestDataset], stage: int, job: Job
+) -> list[Features]:
+    """Features of the frozen part for each part of the split, kept where that pays.
+
+    Args:
+        network: some of whose sections are frozen.
+        parts: data sets of images.
+        stage: that trains; in stage 1 little is frozen, and nothing is kept.
+        job: nothing is kept where several processes share the work.
+    """
+    frozen = network.frozen_stem()
+    found = [Features(part, frozen) for part in parts]
+    if stage > 1 and job.processes.size > 1:
+        say("several processes: the output of the frozen layers is computed again in every epoch")
+    elif stage > 1:
+        say(keep_if_it_fits(found, job.free_memory(), job.stop.check))
+    return found

@@ -96,45 +96,47 @@ def _way_out(error: Exception) -> str:
 
 
 class PipeSafeStreams:
-    """Standard streams that end no work: one that cannot be written any more is silent.
+    """Standard streams that do not end the work when they can no longer be written.
 
-    The reader of a pipe may be gone (`| head`), or the terminal (a HUP says just that), or a log's
-    disk be full; the files are the work. What an encoding does not have is written as an escape.
+    The reader of a pipe may be gone (`| head`), or the terminal (as a HUP says), or a log's disk
+    may be full: the stream goes silent, since the files are the work. Characters that its encoding
+    lacks are written as escapes.
     """
 
     def __enter__(self) -> None:
-        for number in range(3):  # a closed one would be the number of the next file that is opened
+        for number in range(3):  # else the next file that is opened would get a closed one's number
             try:
                 os.fstat(number)
             except OSError:
                 os.open(os.devnull, os.O_RDWR)
         self._streams = sys.stdout, sys.stderr
-        sys.stdout, sys.stderr = (s and _Stream(s) for s in self._streams)
+        sys.stdout, sys.stderr = (stream and _PipeSafe(stream) for stream in self._streams)
 
     def __exit__(self, *_: object) -> None:
         sys.stdout, sys.stderr = self._streams
 
 
-class _Stream:
+class _PipeSafe:
     def __init__(self, stream: Any) -> None:
+        # By lines: what cannot be written is known in write(), and flush() has nothing left to do.
+        stream.reconfigure(errors="backslashreplace", line_buffering=True)
         self._stream = stream
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
 
     def write(self, text: str) -> int:
-        return self._quietly(lambda: self._stream.write(text))
-
-    def flush(self) -> None:
-        self._quietly(self._stream.flush)
-
-    def _quietly(self, do: Callable[[], Any]) -> Any:
         try:
-            return do()
+            return self._stream.write(text)
         except OSError:
-            nothing = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(nothing, self._stream.fileno())  # what the buffer still holds goes there
-            os.close(nothing)
-            return 0
+            devnull = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(devnull, self._stream.fileno())  # also for what the buffer still holds
+            os.close(devnull)
+            return len(text)
+
+
+def say(*lines: str | None) -> None:
+    """Print lines for people at once; None is no line."""
+    for line in lines:
+        if line is not None:
+            print(line, flush=True)

@@ -71,7 +71,7 @@ class Processes:
         """The mean of what each process hands in."""
         return values
 
-    def rows(self, part: torch.Tensor, count: int) -> torch.Tensor:
+    def gather_rows(self, part: torch.Tensor, count: int) -> torch.Tensor:
         """(count, C) from what each process has of them, (n, C), on the CPU, in order."""
         return part
 
@@ -82,7 +82,7 @@ class Processes:
         """A check that raises Stopped in every process where one was asked to stop."""
         return stop.check
 
-    def compare(self, facts: Callable[[], dict[str, str]], check: Callable[[], None]) -> None:
+    def check_same(self, facts: Callable[[], dict[str, str]], check: Callable[[], None]) -> None:
         """Raise ValueError where a process has other facts than the first."""
 
     @contextmanager
@@ -147,7 +147,7 @@ class SeveralProcesses(Processes):
         dist.all_reduce(values)
         return values / self.size
 
-    def rows(self, part: torch.Tensor, count: int) -> torch.Tensor:
+    def gather_rows(self, part: torch.Tensor, count: int) -> torch.Tensor:
         if count == 0:
             return part
         longest = -(-count // self.size)
@@ -170,7 +170,7 @@ class SeveralProcesses(Processes):
 
         return check
 
-    def compare(self, facts: Callable[[], dict[str, str]], check: Callable[[], None]) -> None:
+    def check_same(self, facts: Callable[[], dict[str, str]], check: Callable[[], None]) -> None:
         store, ours = job.store(), facts()
         if self.rank == 0:
             store.set("facts", json.dumps(ours))

@@ -1,31 +1,47 @@
 """The output folder of a run: checkpoints, last.pth, best.pth, log.jsonl, curves.png."""
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import torch
 from torch import nn
 
-from chestxray.checkpoints.checkpoint import BEST, LAST, checkpoint_name, save
+from chestxray.checkpoints.checkpoint import (
+    BEST,
+    LAST,
+    Checkpoint,
+    EpochRecord,
+    TableRecord,
+    checkpoint_name,
+    save,
+)
 from chestxray.checkpoints.lookup import read_run_id
-from chestxray.runtime.files import link_or_copy, whole_file
+from chestxray.data.dataset import MEAN, STD
+from chestxray.data.entries import Entries
+from chestxray.data.splits import check_training_part, pack
+from chestxray.labels import CLASSES
+from chestxray.options import Options
+from chestxray.runtime.files import check_room, link_or_copy, whole_file
+from chestxray.runtime.job import Job
 from chestxray.runtime.text import join_limited, plural
 from chestxray.training.curves import draw_curves
 from chestxray.training.run import Run
 
 LOG, CURVES = "log.jsonl", "curves.png"
+LogRecord = dict[str, Any]  # a line of log.jsonl, whoever wrote it
 
 
 def refuse_foreign_files(folder: Path, run: Run) -> None:
-    """Refuse to go on where files of another line would be replaced.
+    """Refuse a folder where files of another lineage would be replaced.
 
-    A line whose last.pth lies in the folder owns it: others' files are there because it was begun
-    with --overwrite.
+    The lineage whose last.pth lies in the folder owns it: others' files are there because it was
+    started with --overwrite.
 
     Raises:
-        FileExistsError: names them.
+        FileExistsError: such files, named.
     """
     owner = read_run_id(folder / LAST) if (folder / LAST).exists() else None
     log = folder / LOG
@@ -49,41 +65,90 @@ def refuse_foreign_files(folder: Path, run: Run) -> None:
         )
 
 
+def check_room_for(model: nn.Module, folder: Path, job: Job) -> None:
+    """Raise OSError where the folder cannot take two checkpoints of a model."""
+    if job.writes:
+        check_room(folder, 2 * checkpoint_bytes(model))
+
+
 def checkpoint_bytes(model: nn.Module) -> int:
-    """What a checkpoint of a model takes: its weights, and two moments of those that train."""
+    """Size of a model's checkpoint: its weights, and two moments of those that train."""
     weights = [*model.parameters(), *model.buffers()]
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     return sum(tensor.nbytes for tensor in [*weights, *trained, *trained])
 
 
+def open_folder(
+    run: Run,
+    options: Options,
+    job: Job,
+    entries: Entries,
+    rows: pd.DataFrame,
+    stored: Checkpoint | None,
+) -> "RunFolder | None":
+    """The output folder of a run, for the process that writes; None for the others.
+
+    Args:
+        run: where it stands.
+        options: of the command.
+        job: that trains.
+        entries: of the data folder.
+        rows: of the images, with the column split.
+        stored: the checkpoint that the run goes on from.
+
+    Raises:
+        ValueError: see check_training_part.
+    """
+    if stored is not None and run.images_done:
+        names = rows["image"][rows["split"] == "train"].to_numpy()
+        check_training_part(names, stored.split, entries.fingerprint == stored.table.files)
+    template = Checkpoint(
+        **vars(run),
+        classes=list(CLASSES),
+        split=stored.split if stored else pack(rows, options.split_seed, entries.lists),
+        size=options.size,
+        mean=list(MEAN),
+        std=list(STD),
+        args=options.kept(),
+        table=TableRecord(entries.fingerprint, entries.label_counts()),
+        precision=job.precision,
+        processes=job.processes.size,
+    )
+    command = f"{job.processes.command} --resume{options.typed_machine_flags()}"
+    return RunFolder(options.output, template, command) if job.writes else None
+
+
 class RunFolder:
-    """The output folder of a run.
+    """The files of a run in its output folder.
 
     Args:
         folder: made when missing.
-        fixed: what every checkpoint of the run says besides where it stands and its weights.
+        template: a checkpoint of the run; where it stands and its weights are put in at each save.
+        resume_command: finishes the run after a stop.
     """
 
-    def __init__(self, folder: Path, fixed: dict[str, Any]) -> None:
-        self.folder, self.fixed = folder, fixed
+    def __init__(
+        self, folder: Path, template: Checkpoint, resume_command: str = "python main.py --resume"
+    ) -> None:
+        self.folder, self.template, self.resume_command = folder, template, resume_command
         self.saved = False  # whether anything of the run is on the disk by now
 
     def save_epoch(self, run: Run, model: nn.Module, optimizer: torch.optim.Optimizer) -> str:
         """Keep a finished epoch: its checkpoint, last.pth, best.pth, log.jsonl and curves.png.
 
         Returns:
-            What was reached and kept, in a line for people.
+            A line for people: what was reached, and where it lies.
         """
         path = self.folder / checkpoint_name(run.stage, run.lr, run.epochs_done)
         save(path, self._checkpoint(run, model, optimizer))
-        records = self._write_log(run)
-        if _last_is_best(run.history[-1], records):
+        records = self._write_log(run.history)
+        if _is_best(run.history[-1], records):
             link_or_copy(path, self.folder / BEST)
         with whole_file(self.folder / CURVES, "wb") as file:
             draw_curves(run.history, file)
         link_or_copy(path, self.folder / LAST)  # at the end: a kill before repeats the epoch
         self.saved = True
-        return f"{run.last_epoch()}  {path}"
+        return f"{run.describe_last_epoch()}  {path}"
 
     def save_partial_epoch(
         self, run: Run, model: nn.Module, optimizer: torch.optim.Optimizer
@@ -92,64 +157,53 @@ class RunFolder:
         save(self.folder / LAST, self._checkpoint(run, model, optimizer))
         self.saved = True
 
-    def resume_hint(self, run: Run, command: str, options: str) -> str:
-        """Where a stopped run stands, and the command that finishes it.
-
-        Args:
-            run: as it stopped.
-            command: what starts the program.
-            options: what else to type, since no checkpoint keeps it.
-        """
+    def resume_hint(self, run: Run) -> str:
+        """Say where a stopped run stands, and the command that finishes it."""
         if not self.saved:
             return "no batch was done, and nothing new is written"
         where = f"after {plural(run.epochs_done, 'epoch')}"
         if run.images_done:
             where += f" and {plural(run.images_done, 'image')} of the next"
-        return (
-            f"{self.folder / LAST} holds the run {where}; {command} --resume{options} finishes it"
-        )
+        return f"{self.folder / LAST} holds the run {where}; {self.resume_command} finishes it"
 
     def _checkpoint(
         self, run: Run, model: nn.Module, optimizer: torch.optim.Optimizer
-    ) -> dict[str, Any]:
-        return {
-            **self.fixed,
-            **asdict(run),
-            "model": model.state_dict(),
-            "optimizer": optimizer.state_dict(),
-        }
+    ) -> Checkpoint:
+        return replace(
+            self.template, **vars(run), model=model.state_dict(), optimizer=optimizer.state_dict()
+        )
 
-    def _write_log(self, run: Run) -> list[dict[str, Any]]:
+    def _write_log(self, history: list[EpochRecord]) -> list[LogRecord]:
         """Append what the log does not have yet; an epoch that was done again is replaced."""
         path = self.folder / LOG
-        before = (
-            [r for r in read_log(path) if r.get("run_id") == run.run_id] if path.exists() else []
-        )
-        records = {(r["stage"], r["lr"], r["epoch"]): r for r in [*before, *run.history]}
+        logged = read_log(path) if path.exists() else []
+        ours = [record for record in logged if record.get("run_id") == history[0].run_id]
+        epochs = [*ours, *map(asdict, history)]
+        records = {(r["stage"], r["lr"], r["epoch"]): r for r in epochs}
         with whole_file(path) as file:
             file.write("".join(json.dumps(record) + "\n" for record in records.values()))
         return list(records.values())
 
 
-def _last_is_best(last: dict[str, Any], records: list[dict[str, Any]]) -> bool:
-    """Whether an epoch has the best validation AUC of its line, or none has one."""
+def _is_best(last: EpochRecord, records: list[LogRecord]) -> bool:
+    """Whether an epoch has the best validation AUC of its lineage, or none has one."""
     known = [record["val_auc"] for record in records if record["val_auc"] is not None]
-    return not known or (last["val_auc"] is not None and last["val_auc"] >= max(known))
+    return not known or (last.val_auc is not None and last.val_auc >= max(known))
 
 
-def read_log(path: Path) -> list[dict[str, Any]]:
+def read_log(path: Path) -> list[LogRecord]:
     """The records of a log.jsonl.
 
     Raises:
-        ValueError: a line that is no JSON object.
+        ValueError: a line that is not a JSON object.
     """
     records = []
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
         try:
             record = json.loads(line)
         except json.JSONDecodeError as error:
-            raise ValueError(f"{path}, line {number} is no JSON: {error}") from error
+            raise ValueError(f"{path}, line {number} is not JSON: {error}") from error
         if not isinstance(record, dict):
-            raise ValueError(f"{path}, line {number} is no JSON object")
+            raise ValueError(f"{path}, line {number} is not a JSON object")
         records.append(record)
     return records

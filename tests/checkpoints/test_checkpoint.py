@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import RECORD, small_checkpoint
+from helpers import RECORD, checkpoint_of, load_plain, small_checkpoint
 
 from chestxray.checkpoints import checkpoint, lookup
 
 
-def line(*ends: tuple[int, int]) -> list[dict[str, Any]]:
-    """The history of a line with these (stage, epoch) at lr 1e-4."""
+def lineage(*ends: tuple[int, int]) -> list[dict[str, Any]]:
+    """The history of a lineage with these (stage, epoch) at lr 1e-4."""
     return [{**RECORD, "stage": stage, "epoch": epoch} for stage, epoch in ends]
 
 
@@ -39,8 +39,8 @@ def test_epochs_above_99_keep_all_their_digits() -> None:
 
 def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
     path = tmp_path / "new" / "a.pth"
-    checkpoint.save(path, small_checkpoint())
-    back = checkpoint.load(path)
+    checkpoint.save(path, checkpoint_of())
+    back = load_plain(path)
     assert torch.equal(back["model"]["w"], torch.tensor([1.0, 2.0]))
     tensors = ("model", "optimizer")
     assert {k: v for k, v in back.items() if k not in tensors} == {
@@ -53,7 +53,7 @@ def test_a_name_is_looked_up_as_given_and_then_in_the_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tmp_path / "out"
-    checkpoint.save(folder / "a.pth", small_checkpoint())
+    checkpoint.save(folder / "a.pth", checkpoint_of())
     monkeypatch.chdir(tmp_path)
     for name in ("a.pth", "out/a.pth", str(folder / "a.pth")):
         path, note = lookup.find(name, Path("out"))
@@ -62,11 +62,11 @@ def test_a_name_is_looked_up_as_given_and_then_in_the_folder(
     assert lookup.find("a.pth", Path("out"))[0] == Path("a.pth")
 
 
-def test_the_eighth_epoch_of_a_line_is_found_under_its_first_stages_name(tmp_path: Path) -> None:
-    checkpoint.save(tmp_path / "stage1_0001_04.pth", small_checkpoint())
+def test_a_later_stage_is_found_under_its_first_stages_name(tmp_path: Path) -> None:
+    checkpoint.save(tmp_path / "stage1_0001_04.pth", checkpoint_of())
     checkpoint.save(
         tmp_path / "stage2_0001_08.pth",
-        small_checkpoint(stage=2, epochs_done=8, history=line((1, 4), (2, 8))),
+        checkpoint_of(stage=2, epochs_done=8, history=lineage((1, 4), (2, 8))),
     )
     path, note = lookup.find("stage1_0001_08.pth", tmp_path)
     assert path == tmp_path / "stage2_0001_08.pth"
@@ -76,42 +76,42 @@ def test_the_eighth_epoch_of_a_line_is_found_under_its_first_stages_name(tmp_pat
             lookup.find(name, tmp_path)
 
 
-def test_a_stand_in_is_looked_for_in_the_folder_that_was_named_and_no_other(
+def test_a_stand_in_is_looked_for_in_the_named_folder_only(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     checkpoint.save(
-        Path("here/stage2_0001_08.pth"), small_checkpoint(stage=2, history=line((1, 4), (2, 8)))
+        Path("here/stage2_0001_08.pth"), checkpoint_of(stage=2, history=lineage((1, 4), (2, 8)))
     )
-    checkpoint.save(Path("there/stage1_0001_04.pth"), small_checkpoint())
+    checkpoint.save(Path("there/stage1_0001_04.pth"), checkpoint_of())
     path, _ = lookup.find("here/stage1_0001_08.pth", Path("there"))
     assert path == Path("here/stage2_0001_08.pth")
-    with pytest.raises(FileNotFoundError, match="in there there is stage1_0001_04.pth"):
+    with pytest.raises(FileNotFoundError, match="there holds stage1_0001_04.pth"):
         lookup.find("there/stage1_0001_08.pth", Path("here"))
 
 
 def test_two_checkpoints_that_could_be_meant_are_no_answer(tmp_path: Path) -> None:
     for stage in (2, 3):
-        held = small_checkpoint(stage=stage, history=line((1, 4), (stage, 8)))
+        held = checkpoint_of(stage=stage, history=lineage((1, 4), (stage, 8)))
         checkpoint.save(tmp_path / f"stage{stage}_0001_08.pth", held)
     with pytest.raises(FileNotFoundError, match="stage2_0001_08.pth, stage3_0001_08.pth"):
         lookup.find("stage1_0001_08.pth", tmp_path)
 
 
 def test_a_missing_checkpoint_is_answered_with_what_is_there(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="there is no checkpoint at all"):
+    with pytest.raises(FileNotFoundError, match="holds no checkpoint at all"):
         lookup.find("a.pth", tmp_path)
     with pytest.raises(FileNotFoundError, match="--resume finds no checkpoint"):
-        lookup.open_checkpoint(None, tmp_path, test=False)
+        lookup.open_to_resume(None, tmp_path)
 
 
 def test_another_machine_is_said(tmp_path: Path) -> None:
-    assert lookup.other_machine(small_checkpoint(), "fp32", 1) == []
-    elsewhere = small_checkpoint(threads=torch.get_num_threads() + 6)
-    said = lookup.other_machine(elsewhere, "bf16", 1)[0]
+    assert lookup.describe_other_machine(checkpoint_of(), "fp32", 1) == []
+    elsewhere = checkpoint_of(threads=torch.get_num_threads() + 6)
+    said = lookup.describe_other_machine(elsewhere, "bf16", 1)[0]
     assert f"threads {torch.get_num_threads() + 6} ->" in said
     assert "precision fp32 -> bf16" in said
-    (said,) = lookup.other_machine(small_checkpoint(processes=2), "fp32", 3)
+    (said,) = lookup.describe_other_machine(checkpoint_of(processes=2), "fp32", 3)
     assert said.startswith("processes 2 -> 3: the order of the images goes on")
 
 

@@ -1,4 +1,4 @@
-"""Checkpoints that are opened: each format of ours, other orders, other programs' weights."""
+"""Checkpoints that are opened: classes in other orders, other programs' weights."""
 
 import shutil
 import subprocess
@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 import torchvision
-from helpers import small_checkpoint
+from helpers import checkpoint_of
 
 from chestxray.checkpoints import checkpoint, foreign, lookup
 from chestxray.labels import CLASSES
@@ -47,18 +47,20 @@ def test_classes_in_another_order_are_put_in_ours_by_name(
         number: {k: v if k == "step" else v[backwards] for k, v in held.items()}
         for number, held in optimizer.state_dict()["state"].items()
     }
-    content = small_checkpoint(
+    content = checkpoint_of(
         classes=list(reversed(CLASSES)),
         model=turned,
         optimizer={**optimizer.state_dict(), "state": moments},
     )
     checkpoint.save(tmp_path / "a.pth", content)
-    _, held, notes = lookup.open_checkpoint("a.pth", tmp_path, test=False)
-    assert same(held["model"], network.state_dict())
-    assert held["classes"] == list(CLASSES)
-    assert len(notes) == 1 and "another order: its outputs were put in ours" in notes[0]
+    opened = lookup.open_to_resume("a.pth", tmp_path)
+    assert opened.checkpoint is not None and opened.checkpoint.classes == list(CLASSES)
+    assert same(opened.weights, network.state_dict())
+    assert opened.notes == [
+        f"{tmp_path / 'a.pth'} has the classes in another order: its outputs were put in ours"
+    ]
     fresh = torch.optim.Adam(network.trainable_parameters(), lr=1e-4, fused=True)
-    restore_optimizer(fresh, held["optimizer"])
+    restore_optimizer(fresh, opened.checkpoint.optimizer)
     for number, held_moments in optimizer.state_dict()["state"].items():
         assert same(fresh.state_dict()["state"][number], held_moments)
 
@@ -132,14 +134,12 @@ class torch_records:
         writer.write_end_of_file()
 
 
-def test_weights_of_before_2018_that_count_no_batches_are_opened(
-    tmp_path: Path, state: dict[str, torch.Tensor]
-) -> None:
+def test_weights_of_before_2018_are_opened(tmp_path: Path, state: dict[str, torch.Tensor]) -> None:
     old = {name: v for name, v in state.items() if not name.endswith("num_batches_tracked")}
     torch.save(old, tmp_path / "a.pth")
     assert len(old) < len(state)
-    _, held, _ = lookup.open_checkpoint("a.pth", tmp_path, test=True)
-    assert same({name: held["model"][name] for name in old}, old)
+    weights = lookup.open_to_test("a.pth", tmp_path).weights
+    assert same({name: weights[name] for name in old}, old)
 
 
 @pytest.mark.parametrize(
@@ -168,9 +168,7 @@ def published(outputs: int = 15) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("parallel", [False, True])
-def test_a_whole_model_of_the_published_implementation_gives_its_weights(
-    tmp_path: Path, parallel: bool
-) -> None:
+def test_a_published_whole_model_gives_its_weights(tmp_path: Path, parallel: bool) -> None:
     content = published()
     wanted = content["model"].state_dict()
     if parallel:
@@ -179,7 +177,7 @@ def test_a_whole_model_of_the_published_implementation_gives_its_weights(
     assert same(foreign.read_state_dict(tmp_path / "a.pth"), wanted)
 
 
-def test_a_whole_model_that_names_one_class_more_is_refused_and_the_class_named(
+def test_a_whole_model_that_names_another_class_is_refused(
     tmp_path: Path,
 ) -> None:
     content = published()
@@ -194,30 +192,29 @@ def test_a_model_that_holds_itself_ends(tmp_path: Path) -> None:
     content["model"]._modules["again"] = content["model"]
     torch.save(content, tmp_path / "a.pth")
     with pytest.raises(ValueError, match="holds no state dict"):
-        lookup.open_checkpoint("a.pth", tmp_path, test=True)
+        lookup.open_to_test("a.pth", tmp_path)
 
 
-def test_the_form_of_before_2020_is_refused_with_a_command_that_works(tmp_path: Path) -> None:
+def test_the_form_of_before_2020_is_refused_with_a_way_out(tmp_path: Path) -> None:
     path = tmp_path / "old.pth"
     torch.save(published(), path, _use_new_zipfile_serialization=False)
     with pytest.raises(ValueError, match="form of before 2020") as refusal:
-        lookup.open_checkpoint("old.pth", tmp_path, test=True)
+        lookup.open_to_test("old.pth", tmp_path)
     command = str(refusal.value).partition("write it anew: ")[2]
     python = command.replace(" python ", f" {sys.executable} ")
     subprocess.run(["bash", "-c", python], cwd=tmp_path, check=True)
-    _, held, _ = lookup.open_checkpoint("old_zip.pth", tmp_path, test=True)
-    assert held["model"]["fc.bias"].shape == (15,)
+    assert lookup.open_to_test("old_zip.pth", tmp_path).weights["fc.bias"].shape == (15,)
 
 
-def test_other_numbers_of_outputs_are_refused_with_the_order_that_is_needed(
+def test_other_numbers_of_outputs_are_refused(
     tmp_path: Path,
 ) -> None:
     torch.save(published(outputs=14), tmp_path / "a.pth")
     with pytest.raises(ValueError, match="has 14 outputs; needed are 15, in this order: Atelect"):
-        lookup.open_checkpoint("a.pth", tmp_path, test=True)
+        lookup.open_to_test("a.pth", tmp_path)
     torch.save(torchvision.models.resnet50(weights=None).state_dict(), tmp_path / "b.pth")
     with pytest.raises(ValueError, match="has 1000 outputs; needed are 15"):
-        lookup.open_checkpoint("b.pth", tmp_path, test=True)
+        lookup.open_to_test("b.pth", tmp_path)
 
 
 def test_other_programs_weights_are_scored_as_ours_are(
@@ -239,14 +236,14 @@ def test_other_programs_weights_are_scored_as_ours_are(
         tables.append(read_scores(Path(f"checkpoints/{name}_test_scores.csv")))
     assert (tables[0].scores == tables[1].scores).all()
     wanted = sorted((drawn / "test_list.txt").read_text().split())
-    assert tables[0].images.tolist() == wanted
+    assert tables[0].image_names.tolist() == wanted
     shutil.copytree(drawn, "no lists")
     for part in ("test", "train_val"):
         Path(f"no lists/{part}_list.txt").unlink()
     words = ("--data_path", "no lists", *words[2:])
     assert chest("--test", "--ckpt", "bare.pth", "--scores", "all.csv", *words) == 0
     assert "split: all test; 0 patients shared" in capsys.readouterr().out
-    assert len(read_scores(Path("all.csv")).images) == 60
+    assert len(read_scores(Path("all.csv")).image_names) == 60
     assert chest("--resume", "--ckpt", "bare.pth", *words) == 1
     assert "has no format" in capsys.readouterr().err
     shutil.rmtree("checkpoints")

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers import ROOT, small_checkpoint
+from helpers import ROOT, checkpoint_of, load_plain, small_checkpoint
 
 from chestxray.checkpoints import checkpoint, lookup
 from chestxray.checkpoints.schema import SCHEMA
@@ -32,9 +32,9 @@ def path(tmp_path: Path) -> Path:
 
 def test_every_flipped_bit_is_refused_or_changes_nothing(path: Path) -> None:
     """Tensors, pickle and the headers of the archive; torch alone lets most of them through."""
-    checkpoint.save(path, small_checkpoint(model={"w": torch.arange(64.0)}))
+    checkpoint.save(path, checkpoint_of(model={"w": torch.arange(64.0)}))
     whole = path.read_bytes()
-    straight = checkpoint.load(path)
+    straight = load_plain(path)
     rng = np.random.default_rng(0)
     headers = len(whole) - 3000
     places = {*rng.integers(len(whole), size=300).tolist(), *range(headers, len(whole), 7)}
@@ -44,7 +44,7 @@ def test_every_flipped_bit_is_refused_or_changes_nothing(path: Path) -> None:
         damaged[place] ^= 1 << int(rng.integers(8))
         path.write_bytes(damaged)
         try:
-            found = checkpoint.load(path)
+            found = load_plain(path)
         except ValueError as error:
             assert str(path) in str(error)
             refused += 1
@@ -58,7 +58,7 @@ def test_every_flipped_bit_is_refused_or_changes_nothing(path: Path) -> None:
 
 
 def test_every_flipped_bit_of_a_tensor_is_found_where_torch_finds_none(path: Path) -> None:
-    checkpoint.save(path, small_checkpoint(model={"w": torch.arange(64.0)}))
+    checkpoint.save(path, checkpoint_of(model={"w": torch.arange(64.0)}))
     whole = path.read_bytes()
     start = whole.index(torch.arange(64.0).numpy().tobytes())
     for place in range(start, start + 256, 17):
@@ -74,7 +74,7 @@ def test_every_flipped_bit_of_a_tensor_is_found_where_torch_finds_none(path: Pat
 
 @pytest.mark.parametrize("share", [0.0001, 0.3, 0.9, 0.999])
 def test_the_beginning_of_a_checkpoint_is_refused(path: Path, share: float) -> None:
-    checkpoint.save(path, small_checkpoint())
+    checkpoint.save(path, checkpoint_of())
     content = path.read_bytes()
     path.write_bytes(content[: 1 + int(share * len(content))])
     with pytest.raises(ValueError, match="only the beginning of a file"):
@@ -172,7 +172,7 @@ def test_a_file_that_would_run_code_is_refused_and_runs_none(
     form(content, path)
     for test in (False, True):
         with pytest.raises(ValueError) as refusal:
-            lookup.open_checkpoint(str(path), tmp_path, test)
+            (lookup.open_to_test if test else lookup.open_to_resume)(str(path), tmp_path)
     if form is zipped:
         assert "is not opened: besides tensors and plain values it names" in str(refusal.value)
         assert "pathlib" in str(refusal.value)
@@ -251,7 +251,7 @@ def test_a_small_file_does_not_become_large_in_memory(
 
 
 def test_opening_takes_little_more_memory_than_the_file(path: Path) -> None:
-    checkpoint.save(path, small_checkpoint(model={"w": torch.ones(50_000_000)}))
+    checkpoint.save(path, checkpoint_of(model={"w": torch.ones(50_000_000)}))
     done = subprocess.run(
         [sys.executable, "-c", PEAK, path], cwd=ROOT, capture_output=True, text=True
     )
@@ -362,9 +362,9 @@ def test_weights_of_another_shape_are_refused_before_any_image_is_read(
         ({**state, "more": torch.zeros(1)}, "has besides more"),
         ({**state, "fc.bias": torch.zeros(15, dtype=torch.int64)}, "fc.bias is torch.int64, not"),
     ):
-        checkpoint.save(path, small_checkpoint(model=changed))
+        checkpoint.save(path, checkpoint_of(model=changed))
         with pytest.raises(ValueError, match=f"{path}: weights do not fit resnet50: .*{message}"):
-            lookup.open_checkpoint(str(path), tmp_path, test=False)
+            lookup.open_to_resume(str(path), tmp_path)
 
 
 def test_a_bare_resume_goes_on_from_last_else_from_the_newest_that_can_be_read(
@@ -376,7 +376,8 @@ def test_a_bare_resume_goes_on_from_last_else_from_the_newest_that_can_be_read(
         os.utime(tmp_path / name, (1e9 - age, 1e9 - age))
 
     def resumed() -> tuple[str, list[str]]:
-        path, _, notes = lookup.open_checkpoint(None, tmp_path, test=False)
+        opened = lookup.open_to_resume(None, tmp_path)
+        path, notes = opened.path, opened.notes
         return path.name, notes
 
     assert resumed() == ("stage1_0001_02.pth", [])
@@ -391,6 +392,6 @@ def test_a_bare_resume_goes_on_from_last_else_from_the_newest_that_can_be_read(
     assert resumed()[0] == "stage1_0001_01.pth" and len(resumed()[1]) == 2
     (tmp_path / "stage1_0001_01.pth").write_bytes(b"")
     with pytest.raises(ValueError, match="no checkpoint in .* can be gone on from\npassed over"):
-        lookup.open_checkpoint(None, tmp_path, test=False)
+        lookup.open_to_resume(None, tmp_path)
     with pytest.raises(ValueError, match="only the beginning"):  # a typed name means that file
-        lookup.open_checkpoint("last.pth", tmp_path, test=False)
+        lookup.open_to_resume("last.pth", tmp_path)

@@ -53,7 +53,7 @@ def drawn(patients: int = 200, seed: int = 0, shift: float = 0.0, first: int = 0
     targets = (rng.uniform(size=(n, 4)) < 1 / (1 + np.exp(-logits))).astype(np.uint8)
     seen = (logits + rng.normal(size=(n, 4))).astype(np.float32)
     return Scores(
-        images=np.array([f"{first + p:08d}_{i:04d}.png" for i, p in enumerate(whose)], object),
+        image_names=np.array([f"{first + p:08d}_{i:04d}.png" for i, p in enumerate(whose)], object),
         patients=np.array([f"{first + p:08d}" for p in whose], dtype=object),
         splits=np.full(n, "test", dtype=object),
         classes=CLASSES,
@@ -137,11 +137,11 @@ def test_sets_are_the_classes_whose_scores_reach_the_stored_thresholds(
     name: str, runs: Callable[[str], Path]
 ) -> None:
     held, table = strict_json(runs(name) / "thresholds.json"), read_scores(runs(name) / "../s.csv")
-    scores = dict(zip(table.images, table.scores.astype(float), strict=True))
-    targets = dict(zip(table.images, table.targets, strict=True))
+    scores = dict(zip(table.image_names, table.scores.astype(float), strict=True))
+    targets = dict(zip(table.image_names, table.targets, strict=True))
     rows = rows_of(runs(name) / "sets.csv")
     levels = {float(level["alpha"]): level["threshold"] for level in held["levels"]}
-    assert len(rows) == len(levels) * len(table.images)
+    assert len(rows) == len(levels) * len(table.image_names)
     assert list(rows[0]) == ["image", "patient", "role", "alpha", "set", "size", "labels"]
     for row in rows:
         limit = levels[float(row["alpha"])]
@@ -264,7 +264,7 @@ def test_the_numbers_of_units_and_images_are_those_that_count(
 
 def test_crc_is_the_papers_equation_on_the_calibration_rows(runs: Callable[[str], Path]) -> None:
     table = read_scores(runs("crc") / "../s.csv")
-    scores = dict(zip(table.images, table.scores.astype(float), strict=True))
+    scores = dict(zip(table.image_names, table.scores.astype(float), strict=True))
     held = strict_json(runs("crc") / "thresholds.json")["levels"][0]
     rows = [
         r
@@ -394,7 +394,7 @@ def test_full_sets_for_want_of_patients_in_every_class_are_no_answer(command: Co
 
 def test_a_class_alone_is_calibrated_on_its_own_patients(runs: Callable[[str], Path]) -> None:
     table = read_scores(runs("per-class") / "../s.csv")
-    scores = dict(zip(table.images, table.scores[:, 0].astype(float), strict=True))
+    scores = dict(zip(table.image_names, table.scores[:, 0].astype(float), strict=True))
     limit = strict_json(runs("per-class") / "thresholds.json")["levels"][0]["threshold"]["Effusion"]
     rows = [r for r in rows_of(runs("per-class") / "sets.csv") if r["role"] == "cal"]
     own = [r for r in rows if "Effusion" in chosen(r, "labels")]
@@ -477,7 +477,7 @@ WRONG_FILES: dict[str, tuple[Callable[[], str], list[str]]] = {
     "y of a half": (lambda: with_cell("y_Mass", "0.5"), ["y_Mass of 000", "neither 0 nor 1"]),
     "a image twice": (
         lambda: edited("\n00000001_", "\n00000000_0000.png,00000001,test" + ",0" * 12 + "\n1_"),
-        ["images twice", "00000000_0000.png"],
+        ["images listed twice", "00000000_0000.png"],
     ),
     "y_ and p_ of other classes": (
         lambda: edited("y_Mass", "y_Nodule"),
@@ -487,8 +487,8 @@ WRONG_FILES: dict[str, tuple[Callable[[], str], list[str]]] = {
         lambda: edited("y_Effusion,y_No Finding,y_Mass,y_Hernia", "a,b,c,d"),
         ["y_*", "none"],
     ),
-    "no scores at all": (lambda: "image,patient\na.png,1\n", ["is no scores CSV", "p_<class>"]),
-    "nothing": (lambda: "", ["is no scores CSV"]),
+    "no scores at all": (lambda: "image,patient\na.png,1\n", ["is not a scores CSV", "p_<class>"]),
+    "nothing": (lambda: "", ["is not a scores CSV"]),
     "no rows": (
         lambda: Path("s.csv").read_text(encoding="utf-8").partition("\n")[0],
         ["has a header and no rows"],
@@ -612,8 +612,8 @@ def test_without_a_split_column_all_rows_are_used_and_that_is_said(command: Comm
     table.splits = None
     write_scores(Path("s.csv"), table)
     said = command("s.csv", "--alpha", 0.2, "--resplits", 0, "--out", "o")
-    assert said.code == 0 and f"no split column: all {len(table.images)} rows" in said.out
-    assert len(rows_of(Path("o/sets.csv"))) == len(table.images)
+    assert said.code == 0 and f"no split column: all {len(table.image_names)} rows" in said.out
+    assert len(rows_of(Path("o/sets.csv"))) == len(table.image_names)
 
 
 def test_only_the_rows_of_the_split_are_used(command: Command) -> None:
@@ -789,7 +789,7 @@ def test_stored_thresholds_are_applied_to_the_split_that_is_asked_for(
     write_scores(Path("two.csv"), table)
     stored = runs("crc") / "thresholds.json"
     assert command("two.csv", "--apply", stored, "--from", "val", "--out", "a").code == 0
-    assert {row["image"] for row in rows_of(Path("a/sets.csv"))} == set(table.images[:7])
+    assert {row["image"] for row in rows_of(Path("a/sets.csv"))} == set(table.image_names[:7])
     assert command("two.csv", "--apply", stored, "--from", "train", "--out", "b").code == 1
     table.splits = None
     write_scores(Path("none.csv"), table)
@@ -809,14 +809,14 @@ def test_applied_columns_are_found_by_name_in_any_order_and_absent_ones_refused(
 ) -> None:
     stored = runs("per-class") / "thresholds.json"
     table = drawn()
-    other = table.take(np.ones(len(table.images), dtype=bool), [2, 0, 3, 1])
+    other = table.take(np.ones(len(table.image_names), dtype=bool), [2, 0, 3, 1])
     write_scores(Path("turned.csv"), other)
     assert command("s.csv", "--apply", stored, "--out", "a").code == 0
     assert command("turned.csv", "--apply", stored, "--out", "b").code == 0
     assert [row["set"] for row in rows_of(Path("a/sets.csv"))] == [
         row["set"] for row in rows_of(Path("b/sets.csv"))
     ]
-    write_scores(Path("fewer.csv"), table.take(np.ones(len(table.images), dtype=bool), [0, 1]))
+    write_scores(Path("fewer.csv"), table.take(np.ones(len(table.image_names), dtype=bool), [0, 1]))
     said = command("fewer.csv", "--apply", stored, "--out", "c")
     assert said.code == 1 and "Mass, Hernia" in said.err and not Path("c").exists()
 
@@ -924,7 +924,7 @@ def test_a_patient_is_known_again_with_other_leading_zeros(
 ) -> None:
     table = drawn()
     table.patients = np.array([spelled.format(int(name)) for name in table.patients], object)
-    table.images = np.array([f"new_{name}" for name in table.images], dtype=object)
+    table.image_names = np.array([f"new_{name}" for name in table.image_names], dtype=object)
     write_scores(Path("s.csv"), table)
     said = command("s.csv", "--apply", runs("crc") / "thresholds.json", "--out", "o")
     assert "100 patients and 0 images of the calibration are here too" in said.out
@@ -1053,7 +1053,7 @@ def test_odd_rows_are_answered_in_every_way(odd: str, command: Command) -> None:
     targets = rng.integers(0, 2, (n, classes)) if label is None else np.full((n, classes), label)
     scores = rng.uniform(size=(n, classes)) if score is None else np.full((n, classes), score)
     table = Scores(
-        images=np.array([f"{i:03d}.png" for i in range(n)], dtype=object),
+        image_names=np.array([f"{i:03d}.png" for i in range(n)], dtype=object),
         patients=np.array([f"{i // 2}" for i in range(n)], dtype=object),
         splits=np.full(n, "test", dtype=object),
         classes=tuple("abc"[:classes]),

@@ -20,7 +20,7 @@ def dataset(count: int = 6, size: int = 20) -> ChestDataset:
     """Random images, stored in another order than they are asked for."""
     rng = np.random.default_rng(0)
     return ChestDataset(
-        names=np.array([f"{number:08d}_000.png" for number in range(count)]),
+        image_names=np.array([f"{number:08d}_000.png" for number in range(count)]),
         pixels=rng.integers(256, size=(count + 3, size, size), dtype=np.uint8),
         cache_index=rng.permutation(count + 3)[:count],
         targets=rng.integers(2, size=(count, len(CLASSES)), dtype=np.uint8),
@@ -64,14 +64,16 @@ def test_gather_reads_from_a_file_mapped_read_only(tmp_path) -> None:
     data = dataset()
     data.pixels.tofile(tmp_path / "pixels")
     mapped = np.memmap(tmp_path / "pixels", np.uint8, mode="r", shape=data.pixels.shape)
-    from_file = ChestDataset(data.names, mapped, data.cache_index, data.targets, CPU)
+    from_file = ChestDataset(data.image_names, mapped, data.cache_index, data.targets, CPU)
     assert torch.equal(from_file.gather(np.arange(6))[0], data.gather(np.arange(6))[0])
 
 
 def test_images_held_on_the_device_give_the_same_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("chestxray.data.dataset._UPLOAD", 4)  # in two steps
     data = dataset()
-    held = ChestDataset(data.names, data.pixels, data.cache_index, data.targets, CPU, resident=True)
+    held = ChestDataset(
+        data.image_names, data.pixels, data.cache_index, data.targets, CPU, resident=True
+    )
     data.pixels = np.zeros_like(data.pixels)
     for indices in (np.array([5, 0, 3]), np.arange(6)):
         expected = dataset().gather(indices)

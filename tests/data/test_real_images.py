@@ -53,11 +53,13 @@ def test_training_and_testing_on_real_images_gives_scores_that_scikit_learn_agre
     printed = capsys.readouterr().out
 
     table = read_scores(Path("checkpoints/stage1_0001_01_test_scores.csv"))
-    assert table.images.tolist() == sorted(on_list & set(names)) and len(table.images) == 115
+    assert (
+        table.image_names.tolist() == sorted(on_list & set(names)) and len(table.image_names) == 115
+    )
     labels = pd.read_csv(nih / "Data_Entry_2017.csv", index_col=False).set_index("Image Index")
-    expected = np.stack([encode(text) for text in labels.loc[table.images, "Finding Labels"]])
+    expected = np.stack([encode(text) for text in labels.loc[table.image_names, "Finding Labels"]])
     np.testing.assert_array_equal(table.targets, expected)
-    patients = labels.loc[table.images, "Patient ID"].astype(str).str.zfill(8)
+    patients = labels.loc[table.image_names, "Patient ID"].astype(str).str.zfill(8)
     assert table.patients.tolist() == patients.tolist()
 
     found = json.loads(Path("checkpoints/stage1_0001_01_test_metrics.json").read_text())

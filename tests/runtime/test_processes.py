@@ -16,13 +16,12 @@ import numpy as np
 import psutil
 import pytest
 import torch
-from helpers import ROOT, assert_same_tensors, wait_until
+from helpers import ROOT, assert_same_tensors, load_plain, wait_until
 from hypothesis import given
 from hypothesis import strategies as st
 from torchrun_worker import COUNTS, TOTAL, rows, steps
 from torchrun_worker import LENGTHS as IMAGES
 
-from chestxray.checkpoints import checkpoint
 from chestxray.data.dataset import batches
 from chestxray.runtime.processes import ONE_PROCESS, Processes
 from chestxray.runtime.signals import StopRequest
@@ -65,7 +64,7 @@ def test_one_process_takes_all_and_exchanges_nothing() -> None:
     share, weight = ONE_PROCESS.training_share(indices, 2)
     assert list(share) == [5, 2, 9] and weight == 1.0
     values = torch.rand(3, 15)
-    assert ONE_PROCESS.mean(values) is values and ONE_PROCESS.rows(values, 3) is values
+    assert ONE_PROCESS.mean(values) is values and ONE_PROCESS.gather_rows(values, 3) is values
     stop = StopRequest()
     assert ONE_PROCESS.any_rank_stopped(stop) == stop.check
     assert ONE_PROCESS.describe(32) is None
@@ -191,7 +190,7 @@ def test_a_test_by_several_has_the_rows_and_the_auc_of_one(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    held = checkpoint.load(trained / "checkpoints" / "last.pth")
+    held = load_plain(trained / "checkpoints" / "last.pth")
     names = held["split"]["test"]["images"].split("\n")[:images]
     assert len(names) == images
     (trained / "subset.txt").write_text("".join(f"{name}\n" for name in names))
@@ -212,7 +211,7 @@ def test_a_test_by_several_has_the_rows_and_the_auc_of_one(
         found.append(read_scores(trained / f"{count}.csv"))
         printed.append(re.findall(r"^.* (?:positives|few|mean of|n/a).*$", output, re.M))
     for several in found[1:]:
-        assert list(several.images) == sorted(names) == list(found[0].images)
+        assert list(several.image_names) == sorted(names) == list(found[0].image_names)
         assert np.array_equal(several.targets, found[0].targets)
         np.testing.assert_allclose(several.scores, found[0].scores, rtol=0, atol=1e-5)
     assert printed[0] and printed[0] == printed[1] == printed[2]
@@ -238,13 +237,13 @@ def test_two_that_were_stopped_go_on_to_the_same_bits_and_one_and_three_can_take
     done = ran(2, straight, *words)
     assert done.returncode == 0, done.stderr
     whole = trained_on(straight)
-    train_part = checkpoint.load(straight / "checkpoints" / "last.pth")["split"]["train"]["images"]
+    train_part = load_plain(straight / "checkpoints" / "last.pth")["split"]["train"]["images"]
     assert whole == Counter({name: 2 for name in train_part.split("\n")})
 
     done = ran(2, stopped, *words, STOP="1 3")
     assert done.returncode == 1 and done.stderr.count("stopped by SIGTERM") == 1
     assert done.stdout.count("torchrun --standalone --nproc-per-node=2 main.py --resume") == 1
-    held = checkpoint.load(stopped / "checkpoints" / "last.pth")
+    held = load_plain(stopped / "checkpoints" / "last.pth")
     assert (held["epochs_done"], held["images_done"], held["processes"]) == (0, 16, 2)
     shutil.copytree(stopped, other)
     before = trained_on(stopped)
@@ -255,20 +254,20 @@ def test_two_that_were_stopped_go_on_to_the_same_bits_and_one_and_three_can_take
     assert before + trained_on(stopped) == whole
     paths = [folder / "checkpoints" / "last.pth" for folder in (straight, stopped)]
     assert_same_tensors(*paths)
-    ends = [checkpoint.load(path) for path in paths]
+    ends = [load_plain(path) for path in paths]
     for first, second in zip(ends[0]["history"], ends[1]["history"], strict=True):
         assert {**first, "run_id": "", "seconds": 0} == {**second, "run_id": "", "seconds": 0}
 
     # The same epoch by two, then one, then three; it ends with what three leave of it.
     done = ran(1, other, *go_on, STOP="0 4")
     assert done.returncode == 143 and "processes 2 -> 1" in done.stdout
-    held = checkpoint.load(other / "checkpoints" / "last.pth")
+    held = load_plain(other / "checkpoints" / "last.pth")
     assert (held["epochs_done"], held["images_done"], held["processes"]) == (0, 26, 1)
     done = ran(3, other, *go_on)
     assert done.returncode == 0, done.stderr
     assert "processes 1 -> 3" in done.stdout
     assert trained_on(other) == whole
-    history = checkpoint.load(other / "checkpoints" / "last.pth")["history"]
+    history = load_plain(other / "checkpoints" / "last.pth")["history"]
     assert [record["images"] for record in history] == 2 * [len(train_part.split("\n"))]
 
 
@@ -322,14 +321,14 @@ def test_a_job_ends_with_its_message_and_whole_files(
     assert process.returncode == 1
     assert (output + errors).count(message) == 1, errors
     wait_until(lambda: not processes_in(tmp_path), seconds=5)
-    before = checkpoint.load(last)
+    before = load_plain(last)
     if end is terminate:
         assert "finishes it" in output and not list(last.parent.glob(".*.tmp"))
     if not environ:  # after a kill -9 it goes on in test_torchruns_own_restart_goes_on
         return
     done = ran(2, tmp_path, "main", "--resume", "--precision", "fp32", STOP="1 2")
     assert "stopped by SIGTERM" in done.stderr, done.stderr
-    after = checkpoint.load(last)
+    after = load_plain(last)
     place = ("epochs_done", "images_done")
     assert [after[key] for key in place] > [before[key] for key in place]
 
@@ -395,7 +394,7 @@ def test_torchruns_own_restart_goes_on(drawn: Path, tmp_path: Path) -> None:
         output, errors = job.communicate(timeout=120)
     assert job.returncode == 0, errors
     assert output.count("going on from") == 2
-    held = checkpoint.load(tmp_path / "checkpoints" / "last.pth")
+    held = load_plain(tmp_path / "checkpoints" / "last.pth")
     train_part = held["split"]["train"]["images"].split("\n")
     assert held["epochs_done"] == 2
     assert set(before + trained_on(tmp_path)) == set(train_part)
@@ -416,7 +415,7 @@ def test_two_machines_train_and_test_together(drawn: Path, tmp_path: Path) -> No
     assert sorted(output.count("processes: 2 on 2 machines") for output in printed) == [0, 1]
     wrote, not_wrote = sorted(folders, key=lambda f: not (f / "checkpoints" / "last.pth").exists())
     assert not (not_wrote / "checkpoints" / "last.pth").exists()
-    train_part = checkpoint.load(wrote / "checkpoints" / "last.pth")["split"]["train"]["images"]
+    train_part = load_plain(wrote / "checkpoints" / "last.pth")["split"]["train"]["images"]
     seen = trained_on(wrote) + trained_on(not_wrote)
     assert seen == Counter(train_part.split("\n"))
     for folder in folders:  # each decodes for itself, and once
@@ -424,7 +423,7 @@ def test_two_machines_train_and_test_together(drawn: Path, tmp_path: Path) -> No
     shutil.copytree(wrote / "checkpoints", not_wrote / "checkpoints", dirs_exist_ok=True)
     two_machines(folders, "main", "--test", "--ckpt", "last.pth", "--workers", 0)
     (path,) = [p for f in folders for p in f.glob("checkpoints/*_scores.csv")]
-    images = list(read_scores(path).images)
+    images = list(read_scores(path).image_names)
     assert len(images) == len(set(images)) > 0
 
 

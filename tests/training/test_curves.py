@@ -6,20 +6,26 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from chestxray.checkpoints.checkpoint import EpochRecord
 from chestxray.training.curves import draw_curves
 
 
-def record(epoch: int, stage: int = 1, validated: bool = True) -> dict:
-    return {
-        "epoch": epoch,
-        "stage": stage,
-        "train_loss": 0.1 / epoch,
-        "val_loss": 0.12 / epoch if validated else None,
-        "val_auc": 0.5 + 0.02 * epoch if validated else None,
-    }
+def record(epoch: int, stage: int = 1, validated: bool = True) -> EpochRecord:
+    return EpochRecord(
+        run_id="r",
+        stage=stage,
+        epoch=epoch,
+        lr=1e-4,
+        images=16,
+        train_loss=0.1 / epoch,
+        val_loss=0.12 / epoch if validated else None,
+        val_auc=0.5 + 0.02 * epoch if validated else None,
+        val_classes=14 if validated else 0,
+        seconds=1.0,
+    )
 
 
-def drawn_plot(history: list[dict]) -> np.ndarray:
+def drawn_plot(history: list[EpochRecord]) -> np.ndarray:
     """(height, width, 3) of what draw_curves writes."""
     file = io.BytesIO()
     draw_curves(history, file)

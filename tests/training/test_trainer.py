@@ -1,19 +1,24 @@
-"""The training loop on a small network: sums, stops, exact going on."""
+"""The training loop on a small network: sums, stops, exact resumes."""
 
 import copy
 from collections.abc import Callable
-from typing import Any
+from dataclasses import replace
+from typing import Any, cast
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
+from chestxray.checkpoints.checkpoint import EpochRecord
 from chestxray.data.dataset import ChestDataset, epoch_order
 from chestxray.runtime.signals import Stopped
 from chestxray.training import trainer
+from chestxray.training.batches import EpochBatches
 from chestxray.training.losses import FocalLoss
 from chestxray.training.run import Run
+from chestxray.training.run_folder import RunFolder
+from chestxray.training.saver import Saver
 
 RNG = np.random.default_rng(0)
 
@@ -43,7 +48,7 @@ def dataset(n: int, seed: int = 0) -> ChestDataset:
 
 
 class Bench:
-    """A run of a few epochs on 21 images, five a step, that can be stopped and gone on with."""
+    """A run of a few epochs on 21 images, five a step, that can be stopped and resumed."""
 
     def __init__(self) -> None:
         self.model = small_network()
@@ -60,27 +65,35 @@ class Bench:
             if self.checks == stop_at:
                 raise Stopped(15)
 
-        trainer.train(
-            self.run,
-            self.model,
-            FocalLoss(),
-            self.optimizer,
-            dataset(21),
-            dataset(val, seed=1),
-            batch_size=5,
-            order_of=lambda epoch: epoch_order(dataset(21).targets, 3, epoch, 8),
-            save_seconds=save_seconds,
-            save_epoch=lambda: self.epochs_saved.append(self.run.epochs_done),
-            save_partial_epoch=self.keep,
-            check=check,
-            sync_every=self.sync_every,
-        )
+        folder = cast(RunFolder, self)  # the bench is its own output folder
+        saver = Saver(folder, self.run, self.model, self.optimizer, check, save_seconds)
+        data, criterion = dataset(21), FocalLoss()
+        with saver:
+            while self.run.epochs_done < self.run.epochs_planned:
+                saver.check()
+                order = epoch_order(data.targets, 3, self.run.epochs_done, 8)
+                epoch = EpochBatches(
+                    data, order, 5, self.run.images_done, sync_every=self.sync_every
+                )
+                trainer.train_one_epoch(
+                    self.model, criterion, self.optimizer, epoch, self.run, saver.after_sync
+                )
+                result = trainer.validate(self.model, criterion, dataset(val, seed=1), 5, check)
+                self.run.finish_epoch(len(epoch), result)
+                saver.save_epoch()
 
-    def keep(self) -> None:
+    def save_epoch(self, run: Run, *_: object) -> str:
+        self.epochs_saved.append(run.epochs_done)
+        return ""
+
+    def save_partial_epoch(self, *_: object) -> None:
         state = (self.model.state_dict(), self.optimizer.state_dict(), self.run)
         self.kept = copy.deepcopy(state)
 
-    def gone_on(self) -> "Bench":
+    def resume_hint(self, run: Run) -> str:
+        return f"resume after {run.position()}"
+
+    def resumed(self) -> "Bench":
         other = Bench()
         weights, moments, other.run = copy.deepcopy(self.kept)
         other.model.load_state_dict(weights)
@@ -88,8 +101,8 @@ class Bench:
         return other
 
 
-def figures(run: Run) -> list[dict[str, Any]]:
-    return [{k: v for k, v in record.items() if k != "seconds"} for record in run.history]
+def log_values(run: Run) -> list[EpochRecord]:
+    return [replace(record, seconds=0.0) for record in run.history]
 
 
 @pytest.fixture(scope="module")
@@ -101,10 +114,10 @@ def straight() -> Bench:
 
 def test_a_run_trains_records_and_saves_every_epoch(straight: Bench) -> None:
     assert straight.epochs_saved == [1, 2, 3]
-    assert [r["epoch"] for r in straight.run.history] == [1, 2, 3]
+    assert [r.epoch for r in straight.run.history] == [1, 2, 3]
     sizes = [len(epoch_order(dataset(21).targets, 3, epoch, 8)) for epoch in range(3)]
-    assert [r["images"] for r in straight.run.history] == sizes
-    assert straight.run.history[0]["train_loss"] > straight.run.history[2]["train_loss"]
+    assert [r.images for r in straight.run.history] == sizes
+    assert straight.run.history[0].train_loss > straight.run.history[2].train_loss
 
 
 def assert_same(first: Bench, second: Bench) -> None:
@@ -113,26 +126,26 @@ def assert_same(first: Bench, second: Bench) -> None:
     for key, moments in second.optimizer.state_dict()["state"].items():
         for name, value in moments.items():
             assert torch.equal(value, first.optimizer.state_dict()["state"][key][name])
-    assert figures(first.run) == figures(second.run)
+    assert log_values(first.run) == log_values(second.run)
 
 
 @pytest.mark.parametrize("stop_at", range(2, 22))
-def test_a_run_stopped_anywhere_goes_on_to_the_same_bits(straight: Bench, stop_at: int) -> None:
+def test_a_run_stopped_anywhere_resumes_to_the_same_bits(straight: Bench, stop_at: int) -> None:
     bench = Bench()
     if stop_at > straight.checks:
         pytest.fail("the straight run has fewer places to stop than this test asks for")
     with pytest.raises(Stopped):
         bench.train(stop_at)
-    if bench.kept is None:  # between epochs: the finished epoch's own checkpoint is where to go on
-        bench.keep()
-    for _ in range(2):  # one file can be gone on from twice
-        other = bench.gone_on()
+    if bench.kept is None:  # between epochs: the finished epoch's own checkpoint is resumed
+        bench.save_partial_epoch()
+    for _ in range(2):  # one file can be resumed twice
+        other = bench.resumed()
         other.train()
         assert_same(other, straight)
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_a_run_stopped_again_and_again_ends_at_the_same_bits(straight: Bench, seed: int) -> None:
+def test_a_run_stopped_again_and_again_has_the_same_bits(straight: Bench, seed: int) -> None:
     rng = np.random.default_rng(seed)
     bench, stops = Bench(), 0
     while bench.run.epochs_done < 3:
@@ -141,8 +154,8 @@ def test_a_run_stopped_again_and_again_ends_at_the_same_bits(straight: Bench, se
         except Stopped:
             stops += 1
             if bench.kept is None:
-                bench.keep()
-            bench = bench.gone_on()
+                bench.save_partial_epoch()
+            bench = bench.resumed()
     assert stops >= 4
     assert_same(bench, straight)
 
@@ -165,7 +178,8 @@ def test_the_mean_loss_weighs_batches_by_their_images() -> None:
     model.train = lambda mode=True: model  # type: ignore[method-assign]
     optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
     run = Run("r", 1, 0.1, 0, 1)
-    trainer.train_one_epoch(model, FocalLoss(), optimizer, data, np.arange(7), 3, run)
+    epoch = EpochBatches(data, np.arange(7), 3)
+    trainer.train_one_epoch(model, FocalLoss(), optimizer, epoch, run)
     images, targets = data.gather(np.arange(7))
     with torch.inference_mode():
         expected = FocalLoss()(model(images), targets).item()
@@ -173,19 +187,17 @@ def test_the_mean_loss_weighs_batches_by_their_images() -> None:
 
 
 @pytest.mark.parametrize("sync_every", [2, 3, 99])
-def test_looking_at_the_losses_now_and_then_changes_no_bit(
-    straight: Bench, sync_every: int
-) -> None:
+def test_reading_losses_now_and_then_changes_no_bit(straight: Bench, sync_every: int) -> None:
     bench = Bench()
     bench.sync_every = sync_every
     bench.train()
-    assert figures(bench.run) == figures(straight.run)
+    assert log_values(bench.run) == log_values(straight.run)
     ended, expected = bench.model.state_dict(), straight.model.state_dict()
     assert all(torch.equal(ended[name], expected[name]) for name in expected)
     assert bench.checks < straight.checks
 
 
-def test_a_broken_loss_between_two_looks_is_found_at_the_next_and_named() -> None:
+def test_a_broken_loss_between_two_syncs_is_named_at_the_next() -> None:
     class Broken(nn.Module):
         calls = 0
 
@@ -195,20 +207,17 @@ def test_a_broken_loss_between_two_looks_is_found_at_the_next_and_named() -> Non
 
     model, data, criterion = small_network(), dataset(12), Broken()
     run = Run("r", 1, 0.5, 2, 4)
-    looks = []
+    syncs: list[int] = []
     with pytest.raises(FloatingPointError, match="nan in the batch after 2 images; .*2.png, 3.p"):
         trainer.train_one_epoch(
             model,
             criterion,
             torch.optim.Adam(model.parameters()),
-            data,
-            np.arange(12),
-            2,
+            EpochBatches(data, np.arange(12), 2, sync_every=4),
             run,
-            after_sync=lambda: looks.append(run.images_done),
-            sync_every=4,
+            after_sync=lambda: syncs.append(run.images_done),
         )
-    assert (criterion.calls, looks, run.images_done) == (4, [], 0)
+    assert (criterion.calls, syncs, run.images_done) == (4, [], 0)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
@@ -222,14 +231,15 @@ def test_a_loss_that_is_not_finite_stops_before_the_step(value: float) -> None:
     optimizer = torch.optim.Adam(model.parameters())
     run = Run("r", 1, 0.5, 2, 4)
     with pytest.raises(FloatingPointError) as caught:
-        trainer.train_one_epoch(model, Broken(), optimizer, data, np.arange(6)[::-1], 2, run)
+        epoch = EpochBatches(data, np.arange(6)[::-1], 2)
+        trainer.train_one_epoch(model, Broken(), optimizer, epoch, run)
     for part in (f"the loss is {value}", "after 0 images", "5.png, 4.png"):
         assert part in str(caught.value)
     assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
     assert optimizer.state_dict()["state"] == {}
 
 
-def test_a_run_that_diverges_names_epoch_and_rate_and_saves_nothing() -> None:
+def test_a_diverging_run_names_epoch_and_lr_and_saves_nothing() -> None:
     bench = Bench()
     with torch.no_grad():
         bench.model[5].bias.fill_(float("nan"))
@@ -241,16 +251,12 @@ def test_a_run_that_diverges_names_epoch_and_rate_and_saves_nothing() -> None:
 
 
 def test_a_single_training_image_is_refused() -> None:
-    model = small_network()
-    optimizer = torch.optim.Adam(model.parameters())
-    with pytest.raises(ValueError, match="BatchNorm needs at least two"):
-        trainer.train_one_epoch(
-            model, FocalLoss(), optimizer, dataset(1), np.arange(1), 2, Run("r", 1, 0.1, 0, 1)
-        )
+    with pytest.raises(ValueError, match="1 training image: BatchNorm needs at least two"):
+        EpochBatches(dataset(1), np.arange(1), 2)
 
 
 @pytest.mark.parametrize(("n", "batch_size"), [(3, 2), (5, 4), (4, 100), (2, 1)])
-def test_a_batch_of_one_is_never_made_where_two_images_can_be_had(n: int, batch_size: int) -> None:
+def test_no_batch_of_one_is_made_where_two_images_remain(n: int, batch_size: int) -> None:
     seen: list[int] = []
 
     class Counting(nn.Module):
@@ -265,32 +271,31 @@ def test_a_batch_of_one_is_never_made_where_two_images_can_be_had(n: int, batch_
     model = Counting()
     optimizer = torch.optim.Adam(model.parameters())
     run = Run("r", 1, 0.1, 0, 1)
-    trainer.train_one_epoch(
-        model, FocalLoss(), optimizer, dataset(n), np.arange(n), batch_size, run
-    )
+    epoch = EpochBatches(dataset(n), np.arange(n), batch_size)
+    trainer.train_one_epoch(model, FocalLoss(), optimizer, epoch, run)
     assert sum(seen) == n
     assert min(seen) > 1 or batch_size == 1
 
 
-def test_an_empty_validation_part_has_null_figures() -> None:
+def test_an_empty_validation_part_has_null_metrics() -> None:
     bench = Bench()
     bench.train(val=0)
     record = bench.run.history[0]
-    assert (record["val_loss"], record["val_auc"], record["val_classes"]) == (None, None, 0)
-    assert "no validation images" in bench.run.last_epoch()
+    assert (record.val_loss, record.val_auc, record.val_classes) == (None, None, 0)
+    assert "no validation images" in bench.run.describe_last_epoch()
 
 
-def test_the_validation_figures_are_those_of_the_whole_part() -> None:
+def test_validation_metrics_are_those_of_the_whole_part() -> None:
     model, data = small_network(), dataset(40)
     found = trainer.validate(model, FocalLoss(), data, 7, check=lambda: None)
     images, targets = data.gather(np.arange(40))
     with torch.inference_mode():
         expected = FocalLoss()(model.eval()(images), targets).item()
-    assert found["val_loss"] == pytest.approx(expected, rel=1e-6)
-    assert found["val_classes"] == 14
+    assert found.val_loss == pytest.approx(expected, rel=1e-6)
+    assert found.val_classes == 14
 
 
-def test_a_callback_that_stops_leaves_the_run_after_a_whole_batch() -> None:
+def test_a_stop_leaves_the_run_after_a_whole_batch() -> None:
     def refuse() -> None:
         raise Stopped(2)
 
@@ -299,7 +304,6 @@ def test_a_callback_that_stops_leaves_the_run_after_a_whole_batch() -> None:
     run = Run("r", 1, 0.1, 0, 1)
     after_batch: Callable[[], None] = refuse
     with pytest.raises(Stopped):
-        trainer.train_one_epoch(
-            model, FocalLoss(), optimizer, dataset(9), np.arange(9), 4, run, after_batch
-        )
+        epoch = EpochBatches(dataset(9), np.arange(9), 4)
+        trainer.train_one_epoch(model, FocalLoss(), optimizer, epoch, run, after_batch)
     assert run.images_done == 4

@@ -1,0 +1,125 @@
+"""The inputs of main.py's commands: checkpoint, rows with their split, decoded images."""
+
+from functools import partial
+from pathlib import Path
+
+import pandas as pd
+from torch import nn
+
+from chestxray.checkpoints.checkpoint import Checkpoint
+from chestxray.checkpoints.lookup import Opened, open_to_resume, open_to_test
+from chestxray.data.cache import load_images
+from chestxray.data.entries import Entries, read_entries
+from chestxray.data.splits import EMPTY, assign_splits
+from chestxray.data.summary import describe_change, summary
+from chestxray.data.workset import Workset, keep_readable
+from chestxray.models.resnet import weights_digest
+from chestxray.options import Options
+from chestxray.runtime.cli import say
+from chestxray.runtime.job import Job
+from chestxray.scores import ScoresOrigin
+
+
+def open_checkpoint(options: Options) -> tuple[Options, Opened | None]:
+    """Open the checkpoint that --resume or --test names, and take over its options.
+
+    Returns:
+        The options, the checkpoint's where none was typed; and the checkpoint, None for a new run.
+    """
+    if options.test:
+        opened = open_to_test(str(options.ckpt), options.output)
+    elif options.resume:
+        opened = open_to_resume(options.ckpt, options.output)
+    else:
+        return options, None
+    say(*opened.notes)
+    stored = opened.checkpoint
+    if stored is not None:
+        options, differences = options.merged_with(stored.args, stored.images_done > 0)
+        if options.resume and not _is_finished(options, stored):
+            say(f"going on from {opened.path}", *differences)
+    return options, opened
+
+
+def is_finished(options: Options, opened: Opened | None) -> bool:
+    """Whether a bare --resume finds a run that is done; says so."""
+    stored = opened.checkpoint if opened else None
+    if opened is None or stored is None or not _is_finished(options, stored):
+        return False
+    say(f"nothing to finish: {opened.path} has all its {stored.epochs_planned} epochs")
+    return True
+
+
+def _is_finished(options: Options, stored: Checkpoint) -> bool:
+    return options.finishes_only and stored.epochs_done >= stored.epochs_planned
+
+
+def read_rows(options: Options, opened: Opened | None) -> tuple[Entries, pd.DataFrame]:
+    """Read the data folder and give each image its part of the split.
+
+    Returns:
+        What the folder holds, and its rows with the column split.
+
+    Raises:
+        FileNotFoundError, ValueError: see read_entries and assign_splits.
+    """
+    stored = opened.checkpoint if opened else None
+    packed = stored.split if stored else (EMPTY if opened else None)
+    found = read_entries(Path(options.data_path), Path(options.subset) if options.subset else None)
+    say(
+        *found.notes,
+        *(describe_change(found, stored.table.files, stored.table.labels) if stored else []),
+    )
+    rows, notes = assign_splits(found, packed, options.split_seed, options.test)
+    say(*notes, summary(rows))
+    if options.test and options.split != "all":
+        rows = rows[rows["split"] == options.split]
+    if rows.empty:
+        raise ValueError(f"no image of {options.data_path} is in the split {options.split!r}")
+    return found, rows
+
+
+def read_images(options: Options, rows: pd.DataFrame, job: Job) -> Workset:
+    """Decode the images of rows, or take them from the cache.
+
+    Raises:
+        ValueError: images that cannot be read, without --skip-bad-images.
+        OSError: the cache cannot be written; a decoding process died.
+    """
+    with job.processes.local_rank_first(job.stop.check, at_once=options.no_cache):
+        images = load_images(
+            rows["path"].tolist(),
+            options.size,
+            source=Path(options.data_path),
+            cache_dir=options.cache,
+            workers=options.decoders,
+            check=job.stop.check,
+        )
+    workset, notes = keep_readable(rows, images, options.skip_bad_images)
+    say(*notes)
+    return workset
+
+
+def check_same(
+    options: Options, opened: Opened | None, network: nn.Module, images: Workset, job: Job
+) -> None:
+    """Raise ValueError where a process of the job has other inputs than the first."""
+    job.check_same(
+        options=options.describe,
+        checkpoint=opened.digest if opened else str,
+        weights=partial(weights_digest, network),
+        images=images.digest,
+    )
+
+
+def scores_origin(options: Options, opened: Opened, path: Path) -> ScoresOrigin:
+    """Where a scores CSV comes from, as its metrics file says it."""
+    stored = opened.checkpoint
+    return ScoresOrigin(
+        scores=path.name,
+        checkpoint=opened.path.name,
+        split=options.split,
+        run_id=opened.run_id,
+        stage=stored.stage if stored else None,
+        epochs_done=stored.epochs_done if stored else None,
+    )

@@ -21,7 +21,7 @@ from chestxray.checkpoints.checkpoint import (
 from chestxray.checkpoints.lookup import read_run_id
 from chestxray.data.dataset import MEAN, STD
 from chestxray.data.entries import Entries
-from chestxray.data.splits import check_training_part, pack
+from chestxray.data.splits import Split, check_training_part
 from chestxray.labels import CLASSES
 from chestxray.options import Options
 from chestxray.runtime.files import check_room, link_or_copy, whole_file
@@ -105,7 +105,11 @@ def open_folder(
     template = Checkpoint(
         **vars(run),
         classes=list(CLASSES),
-        split=stored.split if stored else pack(rows, options.split_seed, entries.lists),
+        split=(
+            stored.split
+            if stored
+            else Split.from_rows(rows, options.split_seed, entries.lists is not None)
+        ),
         size=options.size,
         mean=list(MEAN),
         std=list(STD),

@@ -20,7 +20,7 @@ from benchmarks.race import BATCH, SIZE, described, machine
 from chestxray.data.dataset import ChestDataset
 from chestxray.evaluation.predict import predict
 from chestxray.labels import CLASSES
-from chestxray.models import resnet
+from chestxray.models import network as networks
 from chestxray.models.features import Features
 from chestxray.runtime.cli import number
 from chestxray.runtime.device import computes_in_bf16, pick_device
@@ -64,10 +64,10 @@ def random_images(count: int, resident: bool) -> ChestDataset:
     return ChestDataset(names, pixels, np.arange(count), targets, DEVICE, resident)
 
 
-def network_of(scratch: bool) -> resnet.ChestResNet:
-    network = resnet.build_model(len(CLASSES), seed=0).to(DEVICE)
+def network_of(scratch: bool) -> networks.StagedNetwork:
+    network = networks.build_model(len(CLASSES), seed=0).to(DEVICE)
     network.bf16 = computes_in_bf16(DEVICE)
-    network.set_trainable(resnet.trainable_parts(1, scratch))
+    network.set_stage(1, scratch)
     return network
 
 

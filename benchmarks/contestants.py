@@ -10,7 +10,7 @@ from benchmarks.race import BATCH, SIZE, Lap, Track
 from chestxray.data.cache import load_images
 from chestxray.data.dataset import ChestDataset
 from chestxray.evaluation.predict import predict
-from chestxray.models import resnet
+from chestxray.models import network as networks
 from chestxray.models.features import Features
 from chestxray.runtime import device, memory
 from chestxray.training.losses import FocalLoss
@@ -20,10 +20,10 @@ from chestxray.training.trainer import STEPS_BETWEEN_SYNCS, train_one_epoch
 DEVICE = device.pick_device("auto")
 
 
-def stage_1() -> tuple[resnet.ChestResNet, torch.optim.Optimizer]:
-    network = resnet.build_model(15, seed=0).to(DEVICE)
+def stage_1() -> tuple[networks.StagedNetwork, torch.optim.Optimizer]:
+    network = networks.build_model(15, seed=0).to(DEVICE)
     network.bf16 = device.computes_in_bf16(DEVICE)
-    network.set_trainable(resnet.STAGES[1])
+    network.set_stage(1)
     return network, torch.optim.Adam(network.trainable_parameters(), lr=1e-4, fused=True)
 
 
@@ -54,7 +54,9 @@ def first_epoch(track: Track) -> Lap:
     return lap
 
 
-def epoch(network: resnet.ChestResNet, optimizer: torch.optim.Optimizer, dataset: Features) -> int:
+def epoch(
+    network: networks.StagedNetwork, optimizer: torch.optim.Optimizer, dataset: Features
+) -> int:
     run = Run("benchmark", stage=1, lr=1e-4, epochs_done=0, epochs_planned=1)
     order = np.random.default_rng(0).permutation(len(dataset))
     sync_every = 1 if DEVICE.type == "cpu" else STEPS_BETWEEN_SYNCS
@@ -88,9 +90,9 @@ def one_batch() -> torch.Tensor:
     return images.to(DEVICE)
 
 
-def whole_network() -> resnet.FoldedNetwork:
+def whole_network() -> networks.FoldedNetwork:
     memory.reuse_freed_memory()
-    network = resnet.build_model(15, seed=0).to(DEVICE)
+    network = networks.build_model(15, seed=0).to(DEVICE)
     network.bf16 = device.computes_in_bf16(DEVICE)
     return network.folded_head()
 

@@ -10,7 +10,7 @@ from torchvision.transforms import v2
 
 from benchmarks.race import BATCH, SIZE, Lap, Track
 from chestxray.data.dataset import MEAN, STD
-from chestxray.models.resnet import STAGES
+from chestxray.models.backbones import default_backbone
 from chestxray.runtime.device import pick_device
 from chestxray.training.losses import FocalLoss
 
@@ -43,7 +43,7 @@ def training(track: Track) -> Lap:
     """Stage 1: layer2 to fc train, the others have no gradient."""
     model = resnet50(num_classes=track.targets.shape[1]).to(DEVICE)
     for name, module in model.named_children():
-        module.requires_grad_(name in STAGES[1])
+        module.requires_grad_(name in default_backbone().trained(1))
     loader = DataLoader(PlainDataset(track.paths, track.targets), BATCH, shuffle=True)
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.Adam(trainable, lr=1e-4)

@@ -20,7 +20,7 @@ import torch
 from benchmarks.race import BATCH, SIZE, described, machine
 from chestxray.data.dataset import ChestDataset, epoch_order
 from chestxray.labels import CLASSES
-from chestxray.models import resnet
+from chestxray.models import network as networks
 from chestxray.models.features import Features, keep_if_it_fits
 from chestxray.runtime.device import computes_in_bf16, pick_device
 from chestxray.runtime.memory import free_memory
@@ -69,9 +69,9 @@ def main() -> None:
 
 def timed(stage: int, train_set: ChestDataset, val_set: ChestDataset) -> dict[str, Any]:
     """Seconds of each epoch, and of the filling before."""
-    network = resnet.build_model(len(CLASSES), seed=0).to(DEVICE)
+    network = networks.build_model(len(CLASSES), seed=0).to(DEVICE)
     network.bf16 = computes_in_bf16(DEVICE)
-    network.set_trainable(resnet.STAGES[stage])
+    network.set_stage(stage)
     optimizer = torch.optim.Adam(network.trainable_parameters(), lr=1e-4, fused=True)
     frozen = network.frozen_stem()
     train_features, val_features = Features(train_set, frozen), Features(val_set, frozen)

@@ -42,7 +42,7 @@ def run(options: Options, stop: StopRequest) -> int:
 
 
 def train(options: Options, job: "Job") -> int:
-    """Train a new run or go on with one, epoch by epoch."""
+    """Train a new run or continue one, epoch by epoch."""
     from chestxray import inputs
     from chestxray.checkpoints import initial
     from chestxray.models.features import frozen_features

@@ -70,7 +70,7 @@ def test_the_demo_learns_and_goes_on_where_it_was_stopped(tmp_path: Path) -> Non
 
     printed = ended_well(make(tmp_path, "demo"))
     print(printed)
-    assert f"going on from {out}/last.pth" in printed and "drawn images (no" not in printed
+    assert f"resuming from {out}/last.pth" in printed and "drawn images (no" not in printed
     assert_it_has_learned(out, printed)
 
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
@@ -110,5 +110,5 @@ def test_a_demo_stopped_in_stage_2_resumes_that_stage(tmp_path: Path) -> None:
     assert "finishes it" in stopped_by_ctrl_c(process)
     before = first.stat()
     printed = ended_well(make(tmp_path, *words))
-    assert f"going on from {last}" in printed and "stage 2" not in printed.partition("going on")[0]
+    assert f"resuming from {last}" in printed and "stage 2" not in printed.partition("resuming")[0]
     assert second.samefile(last) and first.stat() == before

@@ -20,7 +20,7 @@ def start_network(weights: str, seed: int, opened: Opened | None, job: Job) -> S
     Args:
         weights: "imagenet", "none" or a file, for a new run.
         seed: of fresh weights.
-        opened: has the weights to go on with, or to score with; None for a new run.
+        opened: holds the weights to continue or score with; None for a new run.
         job: its first process on a machine alone downloads weights.
 
     Raises:

@@ -359,7 +359,7 @@ def test_torchruns_own_restart_goes_on(drawn: Path, tmp_path: Path) -> None:
         kill_rank(1)(job)
         output, errors = job.communicate(timeout=PATIENCE)
     assert job.returncode == 0, errors
-    assert output.count("going on from") == 2
+    assert output.count("resuming from") == 2
     held = load_plain(tmp_path / "checkpoints" / "last.pth")
     train_part = held["split"]["train"]["images"].split("\n")
     assert held["epochs_done"] == 1

@@ -13,7 +13,7 @@ from chestxray.data.entries import Entries, read_entries
 from chestxray.data.splits import Split, assign_splits
 from chestxray.data.summary import describe_change, summary
 from chestxray.data.workset import Workset, keep_readable
-from chestxray.models.resnet import weights_digest
+from chestxray.models.network import weights_digest
 from chestxray.options import Options
 from chestxray.runtime.cli import say
 from chestxray.runtime.job import Job

@@ -91,10 +91,10 @@ def tensors(path: Path) -> dict[str, torch.Tensor]:
     held = checkpoint.load(path)
     moments = {
         f"{key}.{name}": value
-        for key, state in held["optimizer"]["state"].items()
+        for key, state in held.optimizer["state"].items()
         for name, value in state.items()
     }
-    return {**held["model"], **moments}
+    return {**held.model, **moments}
 
 
 def log_values(folder: Path) -> list[dict[str, object]]:

@@ -137,7 +137,7 @@ def test_a_checkpoint_that_is_not_there_is_answered_with_what_is(
     for words in (["--test", "--ckpt", "stage1_0001_04.pth"], ["-r", "stage1_0001_04.pth"]):
         assert chest(*words) == 1
         said = capsys.readouterr().err
-        assert "stage1_0001_04.pth is not there" in said and "there is stage1_0001_03.pth" in said
+        assert "stage1_0001_04.pth was not found; checkpoints holds stage1_0001_03.pth" in said
         assert one_or_two_lines(said)
 
 

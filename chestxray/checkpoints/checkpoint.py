@@ -18,7 +18,7 @@ import chestxray
 from chestxray.checkpoints import safe_load, schema
 from chestxray.data.splits import Split
 from chestxray.labels import CLASSES
-from chestxray.models.resnet import ARCH
+from chestxray.models.backbones import BACKBONES, default_backbone
 from chestxray.runtime.files import whole_file
 from chestxray.runtime.text import join_limited
 
@@ -94,7 +94,7 @@ class Checkpoint:
     optimizer: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=lambda: versions())
     threads: int = field(default_factory=torch.get_num_threads)
-    arch: str = ARCH
+    arch: str = field(default_factory=lambda: default_backbone().name)
     format: int = FORMAT
 
     def to_plain(self) -> dict[str, Any]:
@@ -172,8 +172,11 @@ def verified(path: Path, content: Any) -> Checkpoint:
         schema.check(content)
     except ValueError as error:
         raise ValueError(f"{path} is not a whole checkpoint: {error}") from error
-    if content["arch"] != ARCH:
-        raise ValueError(f"{path} is of the network {content['arch']!r}; this program has {ARCH}")
+    if content["arch"] not in BACKBONES:
+        raise ValueError(
+            f"{path} is of the network {content['arch']!r}; this program has "
+            f"{join_limited(list(BACKBONES))}"
+        )
     if sorted(content["classes"]) != sorted(CLASSES):
         strange = sorted(set(content["classes"]) ^ set(CLASSES)) or content["classes"]
         raise ValueError(

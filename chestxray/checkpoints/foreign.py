@@ -14,7 +14,8 @@ import torch
 
 from chestxray.checkpoints import safe_load
 from chestxray.labels import CLASSES
-from chestxray.models.resnet import check_body, check_weights
+from chestxray.models.backbones import default_backbone
+from chestxray.models.network import check_body, check_weights
 from chestxray.runtime.files import file_digest
 from chestxray.runtime.text import join_limited
 
@@ -86,10 +87,10 @@ def read_foreign(path: Path, content: Any) -> ForeignWeights:
         ValueError: no weights in it, not finite, of another network or with other outputs.
     """
     state = state_dict_of(path, content)
-    outputs = state["fc.bias"].shape if "fc.bias" in state else None
-    if outputs is not None and outputs != (len(CLASSES),):
+    bias = state.get(default_backbone().head_names[1])
+    if bias is not None and bias.shape != (len(CLASSES),):
         raise ValueError(
-            f"{path} has {outputs.numel()} outputs; needed are {len(CLASSES)}, in this order: "
+            f"{path} has {bias.numel()} outputs; needed are {len(CLASSES)}, in this order: "
             f"{join_limited(CLASSES, most=len(CLASSES))}"
         )
     try:

@@ -8,12 +8,13 @@ import torch
 from chestxray.checkpoints import foreign
 from chestxray.checkpoints.lookup import Opened
 from chestxray.labels import CLASSES
+from chestxray.models.backbones import BACKBONES
+from chestxray.models.network import StagedNetwork, build_model, load_weights
 from chestxray.models.pretrained import imagenet_weights
-from chestxray.models.resnet import ChestResNet, build_model, load_weights, trainable_parts
 from chestxray.runtime.job import Job
 
 
-def start_network(weights: str, seed: int, opened: Opened | None, job: Job) -> ChestResNet:
+def start_network(weights: str, seed: int, opened: Opened | None, job: Job) -> StagedNetwork:
     """Build the network on the job's device.
 
     Args:
@@ -26,16 +27,18 @@ def start_network(weights: str, seed: int, opened: Opened | None, job: Job) -> C
         FileNotFoundError, ValueError: the weights are not there, or do not fit.
     """
     body = _body(weights, job) if opened is None else None
-    network = build_model(len(CLASSES), seed, body)
+    stored = opened.checkpoint if opened else None
+    backbone = BACKBONES[stored.arch] if stored else None
+    network = build_model(len(CLASSES), seed, body, backbone)
     if opened is not None:
         load_weights(network, opened.weights)
     network.bf16 = job.precision == "bf16"
     return network.to(job.device)
 
 
-def freeze(network: ChestResNet, stage: int, weights: str) -> None:
+def freeze(network: StagedNetwork, stage: int, weights: str) -> None:
     """Freeze what a stage does not train; without pretrained weights stage 1 trains everything."""
-    network.set_trainable(trainable_parts(stage, weights == "none"))
+    network.set_stage(stage, from_scratch=weights == "none")
 
 
 def _body(weights: str, job: Job) -> Mapping[str, torch.Tensor] | None:

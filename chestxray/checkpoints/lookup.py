@@ -17,7 +17,8 @@ from chestxray.checkpoints.checkpoint import (
     versions,
 )
 from chestxray.labels import CLASSES
-from chestxray.models.resnet import check_weights
+from chestxray.models.backbones import BACKBONES
+from chestxray.models.network import check_weights
 from chestxray.runtime.files import file_digest
 from chestxray.runtime.text import join_limited
 
@@ -90,7 +91,7 @@ def read_run_id(path: Path) -> str | None:
 def _fitted(path: Path, stored: Checkpoint, notes: list[str]) -> Opened:
     """Check the weights of a checkpoint, and put its outputs in the order of CLASSES."""
     try:
-        check_weights(stored.model, len(CLASSES))
+        check_weights(stored.model, len(CLASSES), BACKBONES[stored.arch])
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
     if tuple(stored.classes) != CLASSES:
@@ -102,7 +103,7 @@ def _fitted(path: Path, stored: Checkpoint, notes: list[str]) -> Opened:
 def _reordered(stored: Checkpoint) -> Checkpoint:
     """Permute the outputs of the head, and their moments, into the order of CLASSES."""
     rows = torch.tensor([stored.classes.index(name) for name in CLASSES])
-    head = {name: stored.model[name][rows] for name in ("fc.weight", "fc.bias")}
+    head = {name: stored.model[name][rows] for name in BACKBONES[stored.arch].head_names}
     moments = dict(stored.optimizer["state"])
     for number in sorted(moments)[-2:]:  # the head is what every stage trains last
         moments[number] = {

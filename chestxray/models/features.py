@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from chestxray.data.dataset import ChestDataset
-from chestxray.models.resnet import ChestResNet
+from chestxray.models.network import StagedNetwork
 from chestxray.runtime.cli import say
 from chestxray.runtime.job import Job
 from chestxray.runtime.progress import Progress
@@ -101,7 +101,7 @@ def keep_if_it_fits(
 
 
 def frozen_features(
-    network: ChestResNet, parts: Sequence[ChestDataset], stage: int, job: Job
+    network: StagedNetwork, parts: Sequence[ChestDataset], stage: int, job: Job
 ) -> list[Features]:
     """Features of the frozen part for each part of the split, kept where that pays.
 

@@ -23,6 +23,7 @@ from chestxray.data.dataset import MEAN, STD
 from chestxray.data.entries import Entries
 from chestxray.data.splits import Split, check_training_part
 from chestxray.labels import CLASSES
+from chestxray.models.backbones import default_backbone
 from chestxray.options import Options
 from chestxray.runtime.files import check_room, link_or_copy, whole_file
 from chestxray.runtime.job import Job
@@ -104,6 +105,7 @@ def open_folder(
         check_training_part(names, stored.split, entries.fingerprint == stored.table.files)
     template = Checkpoint(
         **vars(run),
+        arch=stored.arch if stored else default_backbone().name,
         classes=list(CLASSES),
         split=(
             stored.split

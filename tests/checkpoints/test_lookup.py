@@ -14,7 +14,7 @@ from helpers import checkpoint_of, small_checkpoint
 
 from chestxray.checkpoints import checkpoint, foreign, lookup
 from chestxray.labels import CLASSES
-from chestxray.models import resnet
+from chestxray.models import network as networks
 from chestxray.scores import read_scores
 from chestxray.training.run import restore_optimizer
 
@@ -24,7 +24,7 @@ Chest = Callable[..., int]
 @pytest.fixture(scope="module")
 def state() -> dict[str, torch.Tensor]:
     """Weights of a network with 15 outputs."""
-    return resnet.build_model(15, 0).state_dict()
+    return networks.build_model(15, 0).state_dict()
 
 
 def same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:
@@ -34,8 +34,8 @@ def same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> boo
 def test_classes_in_another_order_are_put_in_ours_by_name(
     tmp_path: Path, state: dict[str, torch.Tensor]
 ) -> None:
-    network = resnet.build_model(15, 0)
-    network.set_trainable(resnet.STAGES[4])
+    network = networks.build_model(15, 0)
+    network.set_stage(4)
     optimizer = torch.optim.Adam(network.trainable_parameters(), lr=1e-4, fused=True)
     network.fc(torch.randn(2, 2048)).square().sum().backward()
     optimizer.step()
@@ -66,8 +66,8 @@ def test_classes_in_another_order_are_put_in_ours_by_name(
 
 
 def test_moments_of_other_parameters_are_refused(state: dict[str, torch.Tensor]) -> None:
-    network = resnet.build_model(15, 0)
-    network.set_trainable(resnet.STAGES[4])
+    network = networks.build_model(15, 0)
+    network.set_stage(4)
     optimizer = torch.optim.Adam(network.trainable_parameters(), lr=1e-4)
     moment = {"step": torch.tensor(1.0), "exp_avg": torch.zeros(3), "exp_avg_sq": torch.zeros(3)}
     for moments in ({}, {0: moment}, {0: moment, 1: moment}, {0: {}, 1: {}}):

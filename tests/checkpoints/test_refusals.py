@@ -23,7 +23,7 @@ from chestxray.checkpoints import checkpoint, lookup
 from chestxray.checkpoints.checkpoint import EpochRecord
 from chestxray.checkpoints.schema import SCHEMA
 from chestxray.labels import CLASSES
-from chestxray.models.resnet import build_model
+from chestxray.models.network import build_model
 
 
 @pytest.fixture

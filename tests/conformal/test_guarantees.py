@@ -182,7 +182,7 @@ def test_crc_would_not_hold_without_its_correction() -> None:
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_violations_are_at_most_delta_where_images_are_independent(method: str) -> None:
+def test_violations_are_at_most_delta_for_independent_images(method: str) -> None:
     alpha = METHODS[method][2]
     risks = true_risks(alone(), method, 400, "image")
     assert at_most((risks > alpha).mean(), DELTA)
@@ -191,7 +191,7 @@ def test_violations_are_at_most_delta_where_images_are_independent(method: str) 
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_violations_are_at_most_delta_over_patients_whose_images_resemble_each_other(
+def test_violations_are_at_most_delta_for_dependent_images(
     method: str,
 ) -> None:
     alpha = METHODS[method][2]
@@ -201,7 +201,7 @@ def test_violations_are_at_most_delta_over_patients_whose_images_resemble_each_o
 
 
 @pytest.mark.parametrize("method", ["rcps", "fst"])
-def test_the_image_as_unit_breaks_the_promise_there(method: str) -> None:
+def test_the_image_as_unit_breaks_the_promise_if_dependent(method: str) -> None:
     alpha = METHODS[method][2]
     risks = true_risks(families(), method, 100, "image")
     assert (risks > alpha).mean() > DELTA + 3 * np.sqrt(DELTA * (1 - DELTA) / DRAWS)

@@ -8,7 +8,7 @@ import torch
 from helpers import random_dataset
 
 from chestxray.data.dataset import epoch_order
-from chestxray.models import resnet
+from chestxray.models import network as networks
 from chestxray.models.features import Features, keep_if_it_fits
 from chestxray.runtime.signals import Stopped
 from chestxray.training import trainer
@@ -16,10 +16,10 @@ from chestxray.training.losses import FocalLoss
 from chestxray.training.run import Run
 
 
-def network_of(stage: int, bf16: bool = False) -> resnet.ChestResNet:
-    network = resnet.build_model(15, seed=0)
+def network_of(stage: int, bf16: bool = False) -> networks.StagedNetwork:
+    network = networks.build_model(15, seed=0)
     network.bf16 = bf16
-    network.set_trainable(resnet.trainable_parts(stage, from_scratch=False))
+    network.set_stage(stage, from_scratch=False)
     return network
 
 

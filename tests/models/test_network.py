@@ -8,15 +8,18 @@ import pytest
 import torch
 from torchvision.models import resnet50
 
-from chestxray.models import pretrained, resnet
+from chestxray.models import network as networks
+from chestxray.models import pretrained
+from chestxray.models.backbones import BACKBONES
 from chestxray.training.losses import FocalLoss
 
+STAGES = BACKBONES["resnet50"].stages
 IMAGES = torch.randn(4, 3, 64, 64, generator=torch.Generator().manual_seed(0))
 TARGETS = torch.randint(0, 2, (4, 15), generator=torch.Generator().manual_seed(1)).float()
 
 
 def test_the_network_is_torchvisions_resnet50_with_another_head() -> None:
-    ours = resnet.build_model(15, seed=0).eval()
+    ours = networks.build_model(15, seed=0).eval()
     theirs = resnet50(num_classes=15).eval()
     theirs.load_state_dict(ours.state_dict())
     with torch.inference_mode():
@@ -25,7 +28,7 @@ def test_the_network_is_torchvisions_resnet50_with_another_head() -> None:
 
 def test_the_same_seed_gives_the_same_weights_and_leaves_torchs_generator_alone() -> None:
     before = torch.get_rng_state()
-    first, same, other = (resnet.build_model(15, seed).state_dict() for seed in (3, 3, 4))
+    first, same, other = (networks.build_model(15, seed).state_dict() for seed in (3, 3, 4))
     assert all(torch.equal(first[name], same[name]) for name in first)
     assert not torch.equal(first["fc.weight"], other["fc.weight"])
     assert torch.equal(before, torch.get_rng_state())
@@ -33,16 +36,16 @@ def test_the_same_seed_gives_the_same_weights_and_leaves_torchs_generator_alone(
 
 def test_a_body_is_taken_over_without_its_head() -> None:
     body = resnet50(num_classes=1000).state_dict()
-    ours = resnet.build_model(15, seed=0, body=body).state_dict()
-    fresh = resnet.build_model(15, seed=0).state_dict()
+    ours = networks.build_model(15, seed=0, body=body).state_dict()
+    fresh = networks.build_model(15, seed=0).state_dict()
     assert all(torch.equal(ours[n], body[n]) for n in body if not n.startswith("fc."))
     assert torch.equal(ours["fc.weight"], fresh["fc.weight"])
 
 
-@pytest.mark.parametrize("stage", resnet.STAGES)
+@pytest.mark.parametrize("stage", STAGES)
 def test_frozen_parts_are_the_same_bits_after_training_and_the_others_are_not(stage: int) -> None:
-    network = resnet.build_model(15, seed=0)
-    network.set_trainable(resnet.trainable_parts(stage, from_scratch=False))
+    network = networks.build_model(15, seed=0)
+    network.set_stage(stage, from_scratch=False)
     before = {name: value.clone() for name, value in network.state_dict().items()}
     optimizer = torch.optim.Adam(network.trainable_parameters(), lr=1e-3)
     network.train()
@@ -52,28 +55,28 @@ def test_frozen_parts_are_the_same_bits_after_training_and_the_others_are_not(st
         FocalLoss()(network(maps), TARGETS).backward()
         optimizer.step()
     for name, value in network.state_dict().items():
-        frozen = name.partition(".")[0] not in resnet.STAGES[stage]
+        frozen = name.partition(".")[0] not in STAGES[stage]
         assert torch.equal(value, before[name]) == frozen, name
 
 
-@pytest.mark.parametrize("stage", resnet.STAGES)
+@pytest.mark.parametrize("stage", STAGES)
 def test_the_optimizer_gets_the_parameters_of_the_stage_and_no_other(stage: int) -> None:
-    network = resnet.build_model(15, seed=0)
-    network.set_trainable(resnet.trainable_parts(stage, from_scratch=False))
+    network = networks.build_model(15, seed=0)
+    network.set_stage(stage, from_scratch=False)
     given = {id(parameter) for parameter in network.trainable_parameters()}
     for name, parameter in network.named_parameters():
-        assert (id(parameter) in given) == (name.partition(".")[0] in resnet.STAGES[stage]), name
+        assert (id(parameter) in given) == (name.partition(".")[0] in STAGES[stage]), name
 
 
 def test_without_pretrained_weights_stage_1_trains_everything_and_stage_2_freezes() -> None:
-    network = resnet.build_model(15, seed=0)
-    network.set_trainable(resnet.trainable_parts(1, from_scratch=True))
+    network = networks.build_model(15, seed=0)
+    network.set_stage(1, from_scratch=True)
     assert len(network.trainable_parameters()) == len(list(network.parameters()))
-    assert resnet.trainable_parts(2, from_scratch=True) == resnet.STAGES[2]
+    assert network.backbone.trained(2, from_scratch=True) == STAGES[2]
 
 
 def test_logits_are_float32_in_bf16_too() -> None:
-    network = resnet.build_model(15, seed=0).eval()
+    network = networks.build_model(15, seed=0).eval()
     with torch.inference_mode():
         exact = network(IMAGES)
         network.bf16 = True
@@ -83,7 +86,7 @@ def test_logits_are_float32_in_bf16_too() -> None:
     torch.testing.assert_close(rounded, exact, rtol=0.1, atol=0.1)
 
 
-@pytest.mark.parametrize("stage", resnet.STAGES)
+@pytest.mark.parametrize("stage", STAGES)
 def test_the_frozen_part_and_the_trained_part_in_a_row_are_the_network(stage: int) -> None:
     network = lived_in(stage)
     theirs = resnet50(num_classes=15).eval()
@@ -96,19 +99,19 @@ def test_the_frozen_part_and_the_trained_part_in_a_row_are_the_network(stage: in
     torch.testing.assert_close(in_a_row, whole, rtol=1e-3, atol=1e-4)
 
 
-def lived_in(stage: int) -> resnet.ChestResNet:
+def lived_in(stage: int) -> networks.StagedNetwork:
     """A network in eval mode whose BatchNorm statistics are not those of a fresh one."""
-    network = resnet.build_model(15, seed=0)
+    network = networks.build_model(15, seed=0)
     generator = torch.Generator().manual_seed(2)
     for name, value in network.state_dict().items():
         if "running" in name or ("bn" in name and name.endswith(("weight", "bias"))):
             value.copy_(0.5 + torch.rand(value.shape, generator=generator))
-    network.set_trainable(resnet.trainable_parts(stage, from_scratch=False))
+    network.set_stage(stage, from_scratch=False)
     return network.eval()
 
 
 @pytest.mark.parametrize("bf16", [False, True], ids=["fp32", "bf16"])
-@pytest.mark.parametrize("stage", resnet.STAGES)
+@pytest.mark.parametrize("stage", STAGES)
 def test_the_frozen_part_makes_the_same_bits_of_a_image_in_every_batch(
     stage: int, bf16: bool
 ) -> None:
@@ -148,7 +151,7 @@ def test_a_part_has_no_batch_norm_and_is_freed_with_its_last_name() -> None:
 
 
 def test_weights_that_do_not_fit_are_refused_with_the_first_name_and_nothing_is_loaded() -> None:
-    network = resnet.build_model(15, seed=0)
+    network = networks.build_model(15, seed=0)
     before = {name: value.clone() for name, value in network.state_dict().items()}
     good = {name: value + 1 for name, value in before.items()}
     missing = {name: value for name, value in good.items() if name != "layer3.0.conv1.weight"}
@@ -158,7 +161,7 @@ def test_weights_that_do_not_fit_are_refused_with_the_first_name_and_nothing_is_
         (good | {"fc.bias": torch.zeros(14)}, r"fc.bias is \(14,\), not \(15,\)"),
     ):
         with pytest.raises(ValueError, match=message):
-            resnet.load_weights(network, state)
+            networks.load_weights(network, state)
     assert all(torch.equal(value, before[n]) for n, value in network.state_dict().items())
 
 

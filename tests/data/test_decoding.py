@@ -181,3 +181,15 @@ def test_a_lack_of_file_handles_is_not_the_fault_of_an_image(
     monkeypatch.setattr(Path, "read_bytes", none_left)
     with pytest.raises(OSError, match="Too many open files"):
         read_image(tmp_path / "a.png", SIZE)
+
+
+@pytest.mark.parametrize("module", ["data.decoding", "data.prepare", "phantom"])
+def test_decoding_processes_load_neither_torch_nor_pandas(module: str) -> None:
+    """Each loads the module that started it; seconds and hundreds of megabytes would add up."""
+    program = (
+        f"import sys, chestxray.{module}\n"
+        "print({'torch', 'torchvision', 'pandas', 'matplotlib', 'sklearn'} & set(sys.modules))"
+    )
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"

@@ -17,7 +17,7 @@ PLOTS = {"risk.png", "resplits.png", "sizes.png", "classes.png"}
 
 
 class Answer(NamedTuple):
-    """What the command said: exit code, standard output, standard error."""
+    """The answer of the command: exit code, standard output, standard error."""
 
     code: int
     out: str
@@ -28,7 +28,7 @@ Command = Callable[..., Answer]
 
 
 def drawn(patients: int = 200, seed: int = 0, shift: float = 0.0, first: int = 0) -> Scores:
-    """Scores of 1 to 5 images a patient, all of the test split; some without a positive class.
+    """Scores of 1 to 5 images per patient, all of the test split; some without a positive class.
 
     Args:
         patients: how many.

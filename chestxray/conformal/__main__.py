@@ -8,6 +8,7 @@ python -m chestxray.conformal NEW.csv --apply OUT/thresholds.json
 
 import argparse
 import sys
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -98,7 +99,7 @@ def build_parser() -> Parser:
         type=fraction,
         default=0.5,
         metavar="X",
-        help="share of the patients that calibrate; the others evaluate (default: 0.5)",
+        help="share of the patients that calibrate, 1 for all; the others evaluate (default: 0.5)",
     )
     parser.add_argument(
         "--seed", type=whole, default=0, metavar="N", help="seed of every draw (default: 0)"
@@ -162,7 +163,7 @@ def check_usage(parser: Parser, args: argparse.Namespace, typed: dict[str, objec
         parser.error(f"--delta {args.delta} is the chance that the promise fails: below 0.5")
     if args.npz and args.npz.resolve() == args.csv.resolve():
         parser.error(f"--npz {args.npz} is the scores file itself")
-    fault = _method_fault(make_config(args, None))
+    fault = _method_fault(make_config(args))
     if fault:
         parser.error(fault)
 
@@ -178,7 +179,7 @@ def _method_fault(config: Config) -> str:
     if config.method == "ltt" and config.fwer == "fst" and risk.fixed_sequence_fault:
         return f"--fwer fst {risk.fixed_sequence_fault}: --fwer holm"
     if config.per_class and not (risk.by_class and config.method == "crc"):
-        names = join_limited(name for name, risk in RISKS.items() if risk.by_class)
+        names = join_limited(name for name, other in RISKS.items() if other.by_class)
         return f"--per-class is for --risk {names} --method crc"
     return ""
 
@@ -200,12 +201,13 @@ def run(args: argparse.Namespace) -> int:
     if args.apply:
         print("\n".join(apply(args.csv, args.apply, args.split, args.out)))
         return 0
-    config, alphas = make_config(args, None), unique_alphas(args.alpha or [])
+    config, alphas = make_config(args), unique_alphas(args.alpha or [])
     folder = args.out or args.csv.parent / f"{stem(args.csv)}_{config.risk}_{config.method}"
     if alphas:
         artifacts.refuse_foreign_files(folder)
     table = select(read_scores(args.csv), args)
-    config = make_config(args, table)
+    if table.splits is not None:
+        config = replace(config, split=str(table.splits[0]))
     rows = Rows.from_scores(table, args.unit)
     if alphas or args.frontier:
         rows.counting(config)  # refuses what --no-positive error does, before anything is written
@@ -226,8 +228,8 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def make_config(args: argparse.Namespace, table: Scores | None) -> Config:
-    """The options of the calibration; the split as `table`, the chosen rows, has it."""
+def make_config(args: argparse.Namespace) -> Config:
+    """The options of the calibration, but for the split that the rows turn out to have."""
     return Config(
         risk=args.risk,
         method=args.method or RISKS[args.risk]().methods[0],
@@ -237,7 +239,6 @@ def make_config(args: argparse.Namespace, table: Scores | None) -> Config:
         empty=float(args.empty),
         fwer=args.fwer,
         per_class=args.per_class,
-        split=None if table is None or table.splits is None else str(table.splits[0]),
         exclude=tuple(args.exclude),
         cal_fraction=args.cal_fraction,
         resplits=args.resplits,

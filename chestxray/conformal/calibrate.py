@@ -231,7 +231,7 @@ def _bisected(calibrated: Callable[[str], Certificate]) -> str:
 
 
 def units_by_class(rows: Rows) -> tuple[int, ...]:
-    """How many units have each class."""
+    """The number of units that have each class."""
     return tuple(len(np.unique(rows.units[column == 1])) for column in rows.targets.T)
 
 

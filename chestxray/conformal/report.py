@@ -318,7 +318,7 @@ def threshold_text(entry: Entry) -> str:
 
 
 def counting(certificate: Certificate) -> str:
-    """How much counted in a calibration, and the bound that it reached."""
+    """The units and images that counted in a calibration, and the bound that it reached."""
     found = f"{certificate.n_units:,} units with {certificate.n_images:,} images counted"
     bound = certificate.bound
     return found if bound is None else f"{found}; bound or p-value {bound:.4g}"

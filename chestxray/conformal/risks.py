@@ -51,7 +51,7 @@ class Risk(ABC):
         no_positive: an image without a positive class: "drop", "zero" or "error".
         empty: the false share of an empty set.
         name: of --risk, and the key of its realised value in report.json.
-        abbreviation, label: for titles and axes, such as "FNR" and "miss rate".
+        abbreviation, label: for titles and axes ("FNR", "miss rate").
         meaning: completes "the ... is at most alpha".
         monotone: the loss never falls as the threshold rises; CRC and RCPS need that.
         strict_last: the safe end of the grid is its last threshold (empty sets), not its first.

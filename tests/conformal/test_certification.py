@@ -124,7 +124,7 @@ NOT_CERTIFIABLE = {
 def test_the_smallest_alpha_certifies_and_a_smaller_one_fails(
     what: str, patients: int, command: Command
 ) -> None:
-    """What is printed certifies when it is typed, and a little less does not."""
+    """The printed alpha certifies when it is typed, and a little less does not."""
     write_scores(Path("s.csv"), drawn(patients))
     _, alpha, *words = NOT_CERTIFIABLE[what]
     said = command("s.csv", "--alpha", alpha, *words, "--out", "o")

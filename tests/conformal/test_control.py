@@ -177,7 +177,7 @@ FINE = np.linspace(0.0005, 0.9995, 400)
 
 
 def scored(n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Labels, at least one an image (MAPIE demands it), and scores in steps off the grid."""
+    """Labels, at least one for each image (MAPIE demands it), and scores in steps off the grid."""
     rng = np.random.default_rng(seed)
     truth = rng.normal(-1, 1, size=(n, 6))
     targets = (truth + rng.normal(size=(n, 6)) > 0).astype(np.uint8)

@@ -18,8 +18,8 @@ from chestxray.data.dataset import MEAN, STD, ChestDataset
 from chestxray.data.splits import Split
 from chestxray.evaluation.predict import predict
 from chestxray.labels import CLASSES
-from chestxray.models import network as networks
 from chestxray.models.features import Features, keep_if_it_fits
+from chestxray.models.network import FoldedNetwork, StagedNetwork, build_model
 from chestxray.runtime import device, memory
 from chestxray.runtime.job import STEPS_BETWEEN_SYNCS
 from chestxray.runtime.processes import ONE_PROCESS, Processes
@@ -38,7 +38,7 @@ LR = 1e-4
 class Training:
     """A stage as main.py trains it; `model` is the network, wrapped for several processes."""
 
-    network: networks.StagedNetwork
+    network: StagedNetwork
     model: nn.Module
     optimizer: torch.optim.Optimizer
     run: Run
@@ -48,10 +48,10 @@ class Training:
         return Features(dataset, self.network.frozen_stem())
 
 
-def build_network(stage: int = 1, scratch: bool = False) -> networks.StagedNetwork:
-    network = networks.build_model(len(CLASSES), seed=0).to(DEVICE)
+def build_network(stage: int = 1, scratch: bool = False) -> StagedNetwork:
+    network = build_model(len(CLASSES), seed=0).to(DEVICE)
     network.bf16 = device.computes_in_bf16(DEVICE)
-    network.set_stage(stage, scratch)
+    network.set_stage(stage, from_scratch=scratch)
     return network
 
 
@@ -106,7 +106,7 @@ def keep_features(parts: list[Features]) -> str:
     return keep_if_it_fits(parts, memory.free_memory(DEVICE))
 
 
-def folded_network() -> networks.FoldedNetwork:
+def folded_network() -> FoldedNetwork:
     return build_network(scratch=True).folded_head()  # nothing is frozen: the whole network
 
 

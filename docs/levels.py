@@ -81,12 +81,12 @@ def measure(
         rng = np.random.default_rng(seed)
         rows = Rows(targets, draw_scores(targets, auc, rng), patients, patients)
         calibrates = cut_patients(len(names), config.cal_fraction, rng)[codes]
-        level = calibrate(rows.take(calibrates), alpha, config)
-        if not level.certified:
+        certificate = calibrate(rows.take(calibrates), alpha, config)
+        if not certificate.certified:
             return None
         others = rows.take(~calibrates)
-        sets = prediction_sets(others.scores, level)
-        found.append(realised(others, sets, config)["patient"])
+        sets = prediction_sets(others.scores, certificate)
+        found.append(realised(others, sets, config)["patient"].to_json())
     return {name: float(np.mean([metrics[name] for metrics in found])) for name in METRICS}
 
 

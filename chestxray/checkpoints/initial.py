@@ -36,11 +36,6 @@ def start_network(weights: str, seed: int, opened: Opened | None, job: Job) -> S
     return network.to(job.device)
 
 
-def freeze(network: StagedNetwork, stage: int, weights: str) -> None:
-    """Freeze what a stage does not train; without pretrained weights stage 1 trains everything."""
-    network.set_stage(stage, from_scratch=weights == "none")
-
-
 def _body(weights: str, job: Job) -> Mapping[str, torch.Tensor] | None:
     """The weights below the head that a new run begins with; None where they are fresh."""
     if weights == "imagenet":

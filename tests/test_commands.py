@@ -67,7 +67,7 @@ def test_the_documented_commands_work_as_typed_and_in_this_order(tmp_path: Path)
     }
     assert all("0 patients shared" in text for text in said[:3])
     assert "stage1_0001_08.pth is not there" in said[2]
-    assert "stage2_0001_08.pth is epoch 08 of a line with a stage 1" in said[2]
+    assert "stage2_0001_08.pth is used instead: epoch 08 of a lineage with a stage 1" in said[2]
     assert "findings" in said[2].splitlines()[-4]
     wrote = [line.removeprefix("wrote ") for line in said[2].splitlines() if line[:6] == "wrote "]
     assert [(tmp_path / name).is_file() for name in wrote] == [True, True]

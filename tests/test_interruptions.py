@@ -338,7 +338,7 @@ def test_a_file_that_may_not_grow_is_said_and_keeps_the_old_ones(
     done = ran(main.main, words, tmp_path, {resource.RLIMIT_FSIZE: 102_400_000})
     assert done.returncode == 1
     assert (
-        "stage1_0001_02.pth cannot be written (File too large), and what was there" in done.stderr
+        "stage1_0001_02.pth cannot be written (File too large); nothing was replaced" in done.stderr
     )
     assert "it needs more than 102.4 MB" in done.stderr and in_one_or_two_lines(done.stderr)
     assert contents(tmp_path / "checkpoints") == before

@@ -7,17 +7,21 @@ finding as its own sign at a strength that varies, some too faint to see. A mode
 knows drawings; its AUC says that the program works and nothing about chests.
 """
 
+import math
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 from PIL import Image
 
 from chestxray.labels import CLASSES, FINDINGS, NO_FINDING, decode
-from chestxray.runtime.cli import Parser, PipeSafeStreams
-from chestxray.runtime.files import whole_file
+from chestxray.runtime.cli import Parser, number, run_command, say
+from chestxray.runtime.files import sweep, whole_file
+from chestxray.runtime.progress import Progress
+from chestxray.runtime.signals import Stopped, StopRequest
+from chestxray.runtime.text import plural
 
 NO_FINDING_SHARE = 0.5  # the NIH set has 0.54; the raised rare findings take the rest
 TEST_SHARE = 0.25  # of the patients; the official list has 0.23 of the images
@@ -351,51 +355,134 @@ def draw_patients(n: int, rng: np.random.Generator) -> np.ndarray:
     return np.repeat(np.arange(1, n + 1), counts)[:n]
 
 
-def draw_dataset(folder: Path, n: int, size: int = 256, seed: int = 0) -> None:
+@dataclass(frozen=True)
+class Plan:
+    """The rows of N images that are to be drawn.
+
+    Attributes:
+        image_names, patients, follow_ups: (N,) names, patient numbers from 1, numbers within one.
+        targets: (N, 15) zeros and ones.
+        patient_seeds, image_seeds: (N,); see draw_image.
+        in_test: (N,) bool, on the test list.
+        ages, sexes, views: (N,).
+    """
+
+    image_names: np.ndarray
+    patients: np.ndarray
+    follow_ups: np.ndarray
+    targets: np.ndarray
+    patient_seeds: np.ndarray
+    image_seeds: np.ndarray
+    in_test: np.ndarray
+    ages: np.ndarray
+    sexes: np.ndarray
+    views: np.ndarray
+
+
+def plan_dataset(n: int, seed: int) -> Plan:
+    """Draw what the table says of `n` images, and the seeds of the images themselves."""
+    rng = np.random.default_rng(seed)
+    patients = draw_patients(n, rng)
+    targets = draw_labels(patients, rng)
+    follow_ups = np.arange(n) - np.searchsorted(patients, patients)
+    image_seeds = rng.integers(2**63, size=n)
+    patient_seeds = rng.integers(2**63, size=patients[-1] + 1)[patients]
+    test_patients = rng.permutation(np.unique(patients))[: round(TEST_SHARE * patients[-1])]
+    return Plan(
+        np.array([f"{p:08d}_{f:03d}.png" for p, f in zip(patients, follow_ups, strict=True)]),
+        patients,
+        follow_ups,
+        targets,
+        patient_seeds,
+        image_seeds,
+        in_test=np.isin(patients, test_patients),
+        ages=rng.integers(18, 90, size=patients[-1] + 1)[patients],
+        sexes=rng.choice(["M", "F"], size=patients[-1] + 1)[patients],
+        views=rng.choice(["PA", "AP"], p=[0.6, 0.4], size=n),
+    )
+
+
+def draw_dataset(
+    folder: Path,
+    n: int,
+    size: int = 256,
+    seed: int = 0,
+    check: Callable[[], None] = lambda: None,
+) -> None:
     """Draw `n` images with table and both lists into `folder`, in the layout of the NIH release.
 
-    The table is written last: a folder that has one is complete.
+    A drawing that was stopped goes on: images that are there are kept. The table is written last:
+    a folder that has one is complete.
+
+    Args:
+        folder: made when missing.
+        n: images.
+        size: side in pixels.
+        seed: the same seed gives the same bytes.
+        check: called between images; an exception from it ends the drawing.
 
     Raises:
-        FileExistsError: the folder holds a table already.
+        FileExistsError: the folder holds a table, or images that this call would not have drawn.
     """
     table = folder / "Data_Entry_2017.csv"
     if table.exists():
         raise FileExistsError(f"{table} exists; name an empty folder or delete that one first")
-    (folder / "images").mkdir(parents=True, exist_ok=True)
-    rng = np.random.default_rng(seed)
-    patients = draw_patients(n, rng)
-    targets = draw_labels(patients, rng)
-    follow_up = pd.Series(patients).groupby(patients).cumcount().to_numpy()
-    names = [f"{p:08d}_{f:03d}.png" for p, f in zip(patients, follow_up, strict=True)]
-    seeds = rng.integers(2**63, size=n)
-    habitus = rng.integers(2**63, size=patients[-1] + 1)
-    for row, name in enumerate(names):
-        image = draw_image(targets[row], size, habitus[patients[row]], seeds[row])
-        Image.fromarray(image).save(folder / "images" / name, compress_level=1)
+    _start_or_continue(folder, f"--n {n} --size {size} --seed {seed}")
+    plan = plan_dataset(n, seed)
+    _draw_images(folder / "images", plan, size, check)
+    _write_lines(folder / "train_val_list.txt", plan.image_names[~plan.in_test])
+    _write_lines(folder / "test_list.txt", plan.image_names[plan.in_test])
+    _write_lines(table, [_HEADER, *_table_rows(plan, size)], end="\r\n")  # as in the release
 
-    test_patients = rng.permutation(np.unique(patients))[: round(TEST_SHARE * patients[-1])]
-    in_test = np.isin(patients, test_patients)
-    _write_lines(folder / "train_val_list.txt", np.array(names)[~in_test])
-    _write_lines(folder / "test_list.txt", np.array(names)[in_test])
+
+def _start_or_continue(folder: Path, flags: str) -> None:
+    """Note in a folder what is drawn there; refuse one that holds anything else."""
+    note, images = folder / "DRAWN.txt", folder / "images"
+    command = f"python -m chestxray.phantom DIR {flags}"
+    folder.mkdir(parents=True, exist_ok=True)
+    if note.exists():
+        before = note.read_text(encoding="utf-8").splitlines()[-1:]
+        if before != [command]:
+            raise FileExistsError(
+                f"{folder} holds images of another drawing, begun with: {''.join(before)}\n"
+                "repeat that command to finish it, or name an empty folder"
+            )
+    elif images.exists() and any(images.iterdir()):
+        raise FileExistsError(f"{images} is not empty; name an empty folder or delete that one")
     _write_lines(
-        folder / "DRAWN.txt",
+        note,
         [
             "These images are drawn by chestxray.phantom: no X-rays, and no patient is in them.",
-            f"python -m chestxray.phantom DIR --n {n} --size {size} --seed {seed}",
+            command,
         ],
     )
-    ages = rng.integers(18, 90, size=patients[-1] + 1)[patients]
-    sexes = rng.choice(["M", "F"], size=patients[-1] + 1)[patients]
-    views = rng.choice(["PA", "AP"], p=[0.6, 0.4], size=n)
-    rows = [
-        f"{name},{decode(target)},{number:03d},{patient:08d},{age:03d}Y,{sex},{view},"
+    images.mkdir(exist_ok=True)
+    sweep(images)
+
+
+def _draw_images(folder: Path, plan: Plan, size: int, check: Callable[[], None]) -> None:
+    kept = {path.name for path in folder.iterdir()}
+    missing = [row for row, name in enumerate(plan.image_names) if name not in kept]
+    with Progress(
+        "drawing", len(plan.image_names), done=len(plan.image_names) - len(missing)
+    ) as progress:
+        for row in missing:
+            check()
+            pixels = draw_image(
+                plan.targets[row], size, plan.patient_seeds[row], plan.image_seeds[row]
+            )
+            with whole_file(folder / plan.image_names[row], "wb") as file:
+                Image.fromarray(pixels).save(file, format="PNG", compress_level=1)
+            progress.advance(1)
+
+
+def _table_rows(plan: Plan, size: int) -> list[str]:
+    return [
+        f"{plan.image_names[row]},{decode(plan.targets[row])},{plan.follow_ups[row]:03d},"
+        f"{plan.patients[row]:08d},{plan.ages[row]:03d}Y,{plan.sexes[row]},{plan.views[row]},"
         f"{size},{size},0.143,0.143"
-        for name, target, number, patient, age, sex, view in zip(
-            names, targets, follow_up, patients, ages, sexes, views, strict=True
-        )
+        for row in range(len(plan.image_names))
     ]
-    _write_lines(table, [_HEADER, *rows], end="\r\n")  # as in the release
 
 
 def _write_lines(path: Path, lines: list[str] | np.ndarray, end: str = "\n") -> None:
@@ -403,29 +490,52 @@ def _write_lines(path: Path, lines: list[str] | np.ndarray, end: str = "\n") -> 
         file.write("".join(line + end for line in lines))
 
 
-def main(argv: list[str] | None = None) -> int:
+def build_parser() -> Parser:
     parser = Parser(
         prog="python -m chestxray.phantom",
         allow_abbrev=False,
-        description="Draw chest images in the NIH ChestX-ray14 layout. They are no X-rays.",
+        description="Draw chest images in the NIH ChestX-ray14 layout. They are not X-rays. "
+        "A drawing that was stopped goes on when the command is repeated.",
     )
     parser.add_argument("folder", metavar="DIR", type=Path, help="where to put them")
-    parser.add_argument("--n", type=int, default=1000, help="images (default %(default)s)")
     parser.add_argument(
-        "--size", type=int, default=256, help="side in pixels (default %(default)s)"
+        "--n",
+        metavar="N",
+        type=number(int, 1, math.inf, "a number of images, at least 1"),
+        default=1000,
+        help="images (default: 1000)",
     )
-    parser.add_argument("--seed", type=int, default=0, help="same seed, same bytes (default 0)")
-    args, _ = parser.parse(sys.argv[1:] if argv is None else argv)
-    if args.n < 1 or args.size < 16 or args.seed < 0:
-        parser.error("--n must be at least 1, --size at least 16, --seed at least 0")
-    with PipeSafeStreams():
+    parser.add_argument(
+        "--size",
+        metavar="N",
+        type=number(int, 16, math.inf, "a side in pixels, at least 16"),
+        default=256,
+        help="side in pixels (default: 256)",
+    )
+    parser.add_argument(
+        "--seed",
+        metavar="N",
+        type=number(int, 0, math.inf, "a whole number, at least 0"),
+        default=0,
+        help="the same seed gives the same bytes (default: 0)",
+    )
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Draw a data set from the command line; returns the exit code."""
+    args, _ = build_parser().parse(sys.argv[1:] if argv is None else argv)
+
+    def work(stop: StopRequest) -> int:
         try:
-            draw_dataset(args.folder, args.n, args.size, args.seed)
-        except OSError as error:
-            print(f"error: {error}", file=sys.stderr)
-            return 1
-        print(f"{args.n} drawn images (no X-rays) in {args.folder}")
+            draw_dataset(args.folder, args.n, args.size, args.seed, stop.check)
+        except Stopped:
+            say("the images drawn so far are kept: the same command goes on from there")
+            raise
+        say(f"{plural(args.n, 'drawn image')} (no X-rays) in {args.folder}")
         return 0
+
+    return run_command(work)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 
 from chestxray.checkpoints import lookup
 from chestxray.labels import CLASSES, FINDINGS
+from chestxray.options import build_parser
 from chestxray.runtime import progress
 from chestxray.scores import read_scores
 
@@ -104,20 +105,16 @@ def test_help_shows_every_group_default_and_the_examples(
 
 
 def test_every_long_flag_may_be_written_with_dashes_or_underscores() -> None:
-    import main
-
     for dashed in ("--data-path", "--split-seed", "--loss-func", "--output-dir", "--batch-size"):
         value = {"--split-seed": "7", "--loss-func": "BCE", "--batch-size": "7"}.get(dashed, "my_x")
         for flag in (dashed, dashed.replace("-", "_").replace("__", "--")):
             for words in ([flag, value], [f"{flag}={value}"]):
-                _, typed = main.build_parser().parse(words)
+                _, typed = build_parser().parse(words)
                 assert [str(v) for v in typed.values()] == [value], words
 
 
 def test_only_what_was_typed_counts_as_typed() -> None:
-    import main
-
-    _, typed = main.build_parser().parse(["--bs", "32", "--resume", "--ckpt", "a_b.pth"])
+    _, typed = build_parser().parse(["--bs", "32", "--resume", "--ckpt", "a_b.pth"])
     assert typed == {"bs": 32, "resume": True, "ckpt": "a_b.pth"}
 
 
@@ -441,7 +438,7 @@ def test_scores_of_something_else_are_not_replaced_unasked(
     Path("mine.csv").write_text("precious")
     words = ("--test", "--ckpt", two_epochs / "last.pth", "--scores", "mine.csv", "--no-cache")
     assert chest(*words) == 1
-    assert "mine.csv exists and belongs to another run, checkpoint or split" in capsys.readouterr().err
+    assert "mine.csv exists and belongs to another run" in capsys.readouterr().err
     assert Path("mine.csv").read_text() == "precious"
     assert chest(*words, "--overwrite", "--split", "all") == 0
     assert len(read_scores(Path("mine.csv")).image_names) == 60

@@ -2,17 +2,23 @@
 
 import csv
 import gzip
+import platform
 import re
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers import ROOT, wait_until
 from PIL import Image
 
 from chestxray.data.entries import read_entries
 from chestxray.labels import CLASSES, FINDINGS, NO_FINDING
 from chestxray.phantom import draw_dataset, draw_image, draw_labels, draw_patients, main
+from chestxray.runtime.signals import Stopped
 
 
 def rows_of(folder: Path) -> list[list[str]]:
@@ -72,7 +78,7 @@ def test_header_and_number_of_fields_are_those_of_the_real_table(
     assert ours[1].count(",") == real[1].count(",")
 
 
-def test_every_row_has_a_image_and_every_image_a_row(drawn: Path) -> None:
+def test_every_row_has_an_image_and_every_image_a_row(drawn: Path) -> None:
     assert {row[0] for row in rows_of(drawn)} == {p.name for p in (drawn / "images").iterdir()}
     assert len(rows_of(drawn)) == 60
 
@@ -181,6 +187,63 @@ def test_the_command_says_that_its_images_are_drawn(
     out, err = capsys.readouterr()
     assert out == ""
     assert err.startswith("error: ") and str(folder) in err and len(err.splitlines()) == 1
+
+
+def test_a_drawing_goes_on_where_it_was_stopped(tmp_path: Path) -> None:
+    draw_dataset(tmp_path / "straight", n=12, size=32, seed=7)
+    calls = iter(range(12))
+
+    def stop_at_five() -> None:
+        if next(calls) == 5:
+            raise Stopped(signal.SIGTERM)
+
+    with pytest.raises(Stopped):
+        draw_dataset(tmp_path / "stopped", n=12, size=32, seed=7, check=stop_at_five)
+    first = contents(tmp_path / "stopped")
+    assert "Data_Entry_2017.csv" not in first
+    assert len([name for name in first if name.endswith(".png")]) == 5
+    dead = tmp_path / f"stopped/images/.x.png.{platform.node()}.99999999.0123abcd.tmp"
+    dead.write_bytes(b"half a file of a killed process")
+    times = {path: path.stat().st_mtime_ns for path in (tmp_path / "stopped/images").glob("*.png")}
+    draw_dataset(tmp_path / "stopped", n=12, size=32, seed=7)
+    assert contents(tmp_path / "stopped") == contents(tmp_path / "straight")
+    assert all(path.stat().st_mtime_ns == time for path, time in times.items())  # drawn once
+
+
+@pytest.mark.parametrize("change", [{"n": 13}, {"size": 33}, {"seed": 8}])
+def test_a_folder_begun_with_other_arguments_is_refused(
+    tmp_path: Path, change: dict[str, int]
+) -> None:
+    def stop() -> None:
+        raise Stopped(signal.SIGTERM)
+
+    begun = {"n": 12, "size": 32, "seed": 7}
+    with pytest.raises(Stopped):
+        draw_dataset(tmp_path, **begun, check=stop)
+    before = contents(tmp_path)
+    with pytest.raises(FileExistsError, match="DIR --n 12 --size 32 --seed 7\nrepeat"):
+        draw_dataset(tmp_path, **begun | change)
+    assert contents(tmp_path) == before
+
+
+def test_a_folder_with_other_images_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "00000001_000.png").write_text("someone's real image")
+    with pytest.raises(FileExistsError, match="images is not empty"):
+        draw_dataset(tmp_path, n=2, size=16)
+    assert contents(tmp_path) == {"images/00000001_000.png": b"someone's real image"}
+
+
+def test_a_stopped_command_says_that_it_can_be_repeated(tmp_path: Path) -> None:
+    words = [sys.executable, "-m", "chestxray.phantom", str(tmp_path / "d"), "--n", "9999"]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(words, cwd=ROOT, text=True, **pipes) as process:
+        wait_until(lambda: list(tmp_path.glob("d/images/*.png")))
+        process.terminate()
+        out, err = process.communicate()
+    assert process.returncode == 128 + signal.SIGTERM
+    assert "the same command goes on" in out and "stopped by SIGTERM" in err
+    assert not list(tmp_path.glob("d/images/.*")) and not list(tmp_path.glob("d/*.csv"))
 
 
 def in_the_way(tmp_path: Path) -> Path:

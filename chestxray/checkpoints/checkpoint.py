@@ -16,6 +16,7 @@ import torch
 
 import chestxray
 from chestxray.checkpoints import safe_load, schema
+from chestxray.data.splits import Split
 from chestxray.labels import CLASSES
 from chestxray.models.backbones import BACKBONES, default_backbone
 from chestxray.runtime.files import whole_file
@@ -60,7 +61,7 @@ class Checkpoint:
         stage, lr, epochs_done, epochs_planned: where the run stands.
         images_done, loss_sum, seconds_done: of the epoch under way; 0 between epochs.
         parent: the checkpoint that the run began from; None for a first stage.
-        split: see chestxray.data.splits.
+        split: of the lineage.
         size, mean, std: of the images that the network sees.
         args: the options of the run that are not this machine's.
         model, optimizer: state dicts.
@@ -77,7 +78,7 @@ class Checkpoint:
     epochs_done: int
     epochs_planned: int
     parent: str | None
-    split: dict[str, Any]
+    split: Split
     size: int
     mean: list[float]
     std: list[float]
@@ -100,13 +101,22 @@ class Checkpoint:
         """Plain values and tensors by key, as the file holds them."""
         plain = {key.name: getattr(self, key.name) for key in fields(self)}
         records = [asdict(record) for record in self.history]
-        return plain | {"history": records, "table": asdict(self.table)}
+        return plain | {
+            "split": self.split.to_plain(),
+            "history": records,
+            "table": asdict(self.table),
+        }
 
     @classmethod
     def from_plain(cls, plain: dict[str, Any]) -> "Checkpoint":
         """Build a checkpoint from what `to_plain` gives, checked before."""
         history = [EpochRecord(**record) for record in plain["history"]]
-        return cls(**plain | {"history": history, "table": TableRecord(**plain["table"])})
+        typed = {
+            "split": Split.from_plain(plain["split"]),
+            "history": history,
+            "table": TableRecord(**plain["table"]),
+        }
+        return cls(**plain | typed)
 
 
 def lr_digits(lr: float) -> str:

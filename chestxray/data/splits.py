@@ -1,6 +1,7 @@
-"""Which image is for training, validation or test: by patient, drawn once for a line of runs."""
+"""Training, validation and test images: split by patient, drawn once for a lineage of runs."""
 
 import hashlib
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,19 +12,84 @@ from chestxray.labels import CLASSES
 from chestxray.runtime.text import join_limited, plural
 
 VAL_SHARE, TEST_SHARE = 0.1, 0.2  # of the patients
-# The split of weights that do not say which images they were trained on; see pack.
-EMPTY: dict[str, Any] = {
-    "seed": 0,
-    "official": False,
-    **{part: {"images": "", "patients": ""} for part in PARTS},
-}
+_WAY_OUT = "bring them back, or resume from the checkpoint of a finished epoch with --ckpt"
+
+
+@dataclass(frozen=True)
+class Split:
+    """The split of a lineage, as its checkpoints store it.
+
+    Attributes:
+        seed: of the draw.
+        official: drawn with the official lists.
+        image_names: by part of the split.
+        patients: by part of the split, one for each of its images.
+    """
+
+    seed: int
+    official: bool
+    image_names: dict[str, list[str]]
+    patients: dict[str, list[str]]
+
+    @classmethod
+    def empty(cls) -> "Split":
+        """The split of weights that do not say which images they were trained on."""
+        nobody: dict[str, list[str]] = {part: [] for part in PARTS}
+        return cls(0, False, nobody, nobody)
+
+    @classmethod
+    def from_rows(cls, rows: pd.DataFrame, seed: int, official: bool) -> "Split":
+        """The split of rows with the columns image, patient and split."""
+        chosen = {part: rows[rows["split"] == part] for part in PARTS}
+        return cls(
+            seed,
+            official,
+            {part: chosen[part]["image"].tolist() for part in PARTS},
+            {part: chosen[part]["patient"].tolist() for part in PARTS},
+        )
+
+    @classmethod
+    def from_plain(cls, plain: dict[str, Any]) -> "Split":
+        """The inverse of to_plain."""
+        return cls(
+            plain["seed"],
+            plain["official"],
+            {part: _lines(plain[part]["images"]) for part in PARTS},
+            {part: _lines(plain[part]["patients"]) for part in PARTS},
+        )
+
+    def to_plain(self) -> dict[str, Any]:
+        """Plain values for a checkpoint, the names of a part as one text, which loads fast."""
+        return {"seed": self.seed, "official": self.official} | {
+            part: {
+                "images": "\n".join(self.image_names[part]),
+                "patients": "\n".join(self.patients[part]),
+            }
+            for part in PARTS
+        }
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether it has no images."""
+        return not any(self.image_names.values())
+
+    def rows(self) -> pd.DataFrame:
+        """The images as rows with the columns image, patient and split."""
+        return pd.concat(
+            pd.DataFrame(
+                {"image": self.image_names[part], "patient": self.patients[part], "split": part},
+                dtype=str,
+            )
+            for part in PARTS
+        )
 
 
 def draw_split(rows: pd.DataFrame, lists: dict[str, set[str]] | None, seed: int) -> np.ndarray:
-    """Give every image its part.
+    """Assign every image to a part of the split.
 
-    With the official lists: the images on the test list are the test, 10 % of the other patients
-    the validation. Without: 20 % of the patients the test, 10 % the validation.
+    With the official lists, the images on the test list are the test part, and 10 % of the other
+    patients are for validation. Without them, 20 % of the patients are for test, 10 % for
+    validation.
 
     Args:
         rows: columns image and patient.
@@ -53,113 +119,104 @@ def draw_split(rows: pd.DataFrame, lists: dict[str, set[str]] | None, seed: int)
 
 
 def check_patients(patients: pd.Series, parts: np.ndarray) -> None:
-    """Raise ValueError where a patient is in two parts; "" is no part."""
-    placed = pd.DataFrame({"patient": patients.to_numpy(), "part": parts})
-    placed = placed[placed["part"] != ""].drop_duplicates()
-    shared = placed[placed["patient"].duplicated()]["patient"].unique()
+    """Raise ValueError where a patient is in two parts; images with the part "" do not count."""
+    assigned = pd.DataFrame({"patient": patients.to_numpy(), "part": parts})
+    assigned = assigned[assigned["part"] != ""].drop_duplicates()
+    shared = assigned[assigned["patient"].duplicated()]["patient"].unique()
     if len(shared):
         raise ValueError(
-            f"{plural(len(shared), 'patient')} in more than one part of the split (are the "
-            f"official lists those of this table?): {join_limited(shared, most=3)}"
+            f"{plural(len(shared), 'patient')} in more than one part of the split (do the "
+            f"official lists belong to this table?): {join_limited(shared, most=3)}"
         )
 
 
 def assign_splits(
-    entries: Entries, packed: dict[str, Any] | None, seed: int, test: bool
+    entries: Entries, stored: Split | None, seed: int, test: bool
 ) -> tuple[pd.DataFrame, list[str]]:
-    """Rows with the column split, those in no part left out; and what a user should know of it.
+    """Add the column split to the rows of a data folder, and drop the rows that are in no part.
 
     Args:
         entries: of the data folder.
-        packed: the split of the checkpoint; None draws one.
+        stored: the split of the checkpoint; None draws one.
         seed: of the draw.
         test: images that the stored split does not know may be scored; training leaves them out.
+
+    Returns:
+        The rows, and notes for the user.
     """
-    rows, lists = entries.rows, entries.lists
-    if packed is None:
-        parts = draw_split(rows, lists, seed)
-        source = "official lists" if lists else "no official lists, drawn"
-        notes = [f"split: {source}, seed {seed}"]
-        neither = int((~rows["image"].isin(set().union(*(lists or {}).values()))).sum())
-        if lists and neither:
-            notes.append(f"{plural(neither, 'image')} on neither list: training or validation")
+    if stored is None:
+        parts, notes = _draw_with_notes(entries, seed)
     else:
-        parts, notes = restore_split(rows, packed)
-        notes.insert(0, "split: the checkpoint's")
-        if packed is EMPTY:
-            notes = [f"split: {'the official lists' if lists else 'all test'}"]
-        if test:
-            parts, more = assign_unseen(rows, parts, packed, lists)
-            notes += more
-    check_patients(rows["patient"], parts)
+        parts, notes = _restore_with_notes(entries, stored, test)
+    check_patients(entries.rows["patient"], parts)
     notes[0] += "; 0 patients shared"
     if not (parts != "").any():
         raise ValueError(
             "none of the images is in the checkpoint's split: is this its data folder?"
         )
-    return rows.assign(split=parts)[parts != ""], notes
+    return entries.rows.assign(split=parts)[parts != ""], notes
 
 
-def check_training_part(images: np.ndarray, packed: dict[str, Any], same_tables: bool) -> None:
-    """Refuse to go on inside an epoch whose images are not the ones that it began with.
+def _draw_with_notes(entries: Entries, seed: int) -> tuple[np.ndarray, list[str]]:
+    parts = draw_split(entries.rows, entries.lists, seed)
+    source = "official lists" if entries.lists else "no official lists, drawn"
+    notes = [f"split: {source}, seed {seed}"]
+    listed: set[str] = set().union(*(entries.lists or {}).values())
+    unlisted = int((~entries.rows["image"].isin(listed)).sum())
+    if entries.lists and unlisted:
+        notes.append(f"{plural(unlisted, 'image')} on neither list: training or validation")
+    return parts, notes
+
+
+def _restore_with_notes(
+    entries: Entries, stored: Split, test: bool
+) -> tuple[np.ndarray, list[str]]:
+    parts, notes = restore_split(entries.rows, stored)
+    notes.insert(0, "split: the checkpoint's")
+    if stored.is_empty:
+        notes = [f"split: {'the official lists' if entries.lists else 'all test'}"]
+    if test:
+        parts, more = assign_unseen(entries.rows, parts, stored, entries.lists)
+        notes += more
+    return parts, notes
+
+
+def check_training_part(image_names: np.ndarray, stored: Split, same_tables: bool) -> None:
+    """Refuse to resume inside an epoch whose images are not the ones that it began with.
 
     Args:
-        images: names of the training images now.
-        packed: the split of the checkpoint.
+        image_names: of the training images now.
+        stored: the split of the checkpoint.
         same_tables: the label tables are those of the checkpoint.
 
     Raises:
-        ValueError: images are gone or labels may differ, and with them the order of the epoch.
+        ValueError: images are missing or labels may differ, and with them the order of the epoch.
     """
     if not same_tables:
         raise ValueError(
-            "the checkpoint lies inside an epoch, and the label tables are not those that it began "
-            "with; bring them back, or go on from the checkpoint of a finished epoch with --ckpt"
+            "the checkpoint lies inside an epoch, and the label tables are not the ones that it "
+            f"began with; {_WAY_OUT}"
         )
-    gone = sorted(set(_lines(packed["train"]["images"])) - set(images))
-    if gone:
+    missing = sorted(set(stored.image_names["train"]) - set(image_names))
+    if missing:
         raise ValueError(
-            f"the checkpoint lies inside an epoch, and {plural(len(gone), 'image')} of it "
-            f"cannot be had any more: {join_limited(gone, most=3)}; bring them back, or go on from "
-            "the checkpoint of a finished epoch with --ckpt"
+            f"the checkpoint lies inside an epoch, and {plural(len(missing), 'image')} of that "
+            f"epoch cannot be used any more: {join_limited(missing, most=3)}; {_WAY_OUT}"
         )
 
 
-def pack(rows: pd.DataFrame, seed: int, lists: dict[str, set[str]] | None) -> dict[str, Any]:
-    """A split as plain values for a checkpoint, the names as one text (so that it loads fast)."""
-    packed: dict[str, Any] = {"seed": seed, "official": lists is not None}
-    for part in PARTS:
-        chosen = rows[rows["split"] == part]
-        packed[part] = {
-            "images": "\n".join(chosen["image"]),
-            "patients": "\n".join(chosen["patient"]),
-        }
-    return packed
+def restore_split(rows: pd.DataFrame, stored: Split) -> tuple[np.ndarray, list[str]]:
+    """Look up the parts of a stored split.
 
-
-def unpack(packed: dict[str, Any]) -> pd.DataFrame:
-    """The inverse of pack: columns image, patient, split."""
-    return pd.concat(
-        pd.DataFrame(
-            {
-                "image": _lines(packed[part]["images"]),
-                "patient": _lines(packed[part]["patients"]),
-                "split": part,
-            },
-            dtype=str,
-        )
-        for part in PARTS
-    )
-
-
-def restore_split(rows: pd.DataFrame, packed: dict[str, Any]) -> tuple[np.ndarray, list[str]]:
-    """The parts of a stored split; "" for images that it does not know; and what has changed."""
-    stored = unpack(packed).set_index("image")["split"]
-    parts = rows["image"].map(stored).astype(object).fillna("").to_numpy(dtype=object)
-    gone, new = len(stored) - int((parts != "").sum()), int((parts == "").sum())
+    Returns:
+        (N,) parts, "" for images that it does not know; and notes on what has changed.
+    """
+    known = stored.rows().set_index("image")["split"]
+    parts = rows["image"].map(known).astype(object).fillna("").to_numpy(dtype=object)
+    missing, new = len(known) - int((parts != "").sum()), int((parts == "").sum())
     notes = []
-    if gone:
-        notes.append(f"{plural(gone, 'image')} of the run's split are not here any more")
+    if missing:
+        notes.append(f"{plural(missing, 'image')} of the run's split cannot be found any more")
     if new:
         notes.append(
             f"the data folder has {plural(new, 'image')} that the run's split does not know"
@@ -170,10 +227,10 @@ def restore_split(rows: pd.DataFrame, packed: dict[str, Any]) -> tuple[np.ndarra
 def assign_unseen(
     rows: pd.DataFrame,
     parts: np.ndarray,
-    packed: dict[str, Any],
+    stored: Split,
     lists: dict[str, set[str]] | None,
 ) -> tuple[np.ndarray, list[str]]:
-    """Parts for a test on images that a stored split does not know.
+    """Assign images that a stored split does not know to parts, for a test.
 
     They follow the folder's lists, or are all test where it has none. Images of a patient whom
     the stored split has in another part stay "" (in no part): their scores would not be those of
@@ -183,14 +240,14 @@ def assign_unseen(
     listed_test = (
         rows["image"].isin(lists["test"]).to_numpy() if lists else np.ones(len(rows), bool)
     )
-    placed = np.where(new, np.where(listed_test, "test", "train"), parts)
-    home = unpack(packed).drop_duplicates("patient").set_index("patient")["split"]
-    known = rows["patient"].map(home).astype(object).fillna("").to_numpy(dtype=object)
-    leaking = new & (known != "") & (known != placed)
-    placed = np.where(leaking, "", placed).astype(object)
+    assigned = np.where(new, np.where(listed_test, "test", "train"), parts)
+    part_of = stored.rows().drop_duplicates("patient").set_index("patient")["split"]
+    known = rows["patient"].map(part_of).astype(object).fillna("").to_numpy(dtype=object)
+    leaking = new & (known != "") & (known != assigned)
+    assigned = np.where(leaking, "", assigned).astype(object)
     if not leaking.any():
-        return placed, []
-    return placed, [
+        return assigned, []
+    return assigned, [
         f"{plural(int(leaking.sum()), 'image')} left out: their patients are in another part of "
         "the run's split"
     ]

@@ -21,7 +21,7 @@ from chestxray.checkpoints.checkpoint import (
 from chestxray.checkpoints.lookup import read_run_id
 from chestxray.data.dataset import MEAN, STD
 from chestxray.data.entries import Entries
-from chestxray.data.splits import check_training_part, pack
+from chestxray.data.splits import Split, check_training_part
 from chestxray.labels import CLASSES
 from chestxray.models.backbones import default_backbone
 from chestxray.options import Options
@@ -107,7 +107,11 @@ def open_folder(
         **vars(run),
         arch=stored.arch if stored else default_backbone().name,
         classes=list(CLASSES),
-        split=stored.split if stored else pack(rows, options.split_seed, entries.lists),
+        split=(
+            stored.split
+            if stored
+            else Split.from_rows(rows, options.split_seed, entries.lists is not None)
+        ),
         size=options.size,
         mean=list(MEAN),
         std=list(STD),

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 import torchvision
-from helpers import checkpoint_of
+from helpers import checkpoint_of, small_checkpoint
 
 from chestxray.checkpoints import checkpoint, foreign, lookup
 from chestxray.labels import CLASSES

@@ -1,4 +1,4 @@
-"""The split: by patient, drawn once, recalled from a checkpoint."""
+"""The split: by patient, drawn once, restored from a checkpoint."""
 
 import json
 
@@ -8,13 +8,12 @@ import pytest
 
 from chestxray.data.entries import Entries, read_lists
 from chestxray.data.splits import (
+    Split,
     assign_splits,
     check_patients,
     check_training_part,
     draw_split,
-    pack,
     restore_split,
-    unpack,
 )
 from chestxray.data.tables import read_table
 
@@ -47,8 +46,9 @@ def patients_by_part(rows, parts):
     return pairs["part"].value_counts().to_dict()
 
 
-def packed_split(rows, lists=None, seed=0):
-    return pack(assign_splits(entries(rows, lists), None, seed, test=False)[0], seed, lists)
+def drawn_split(rows, lists=None, seed=0):
+    placed, _ = assign_splits(entries(rows, lists), None, seed, test=False)
+    return Split.from_rows(placed, seed, official=lists is not None)
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -134,86 +134,99 @@ def test_a_fresh_split_says_its_source_and_that_no_patient_is_shared(lists, sour
 
 @pytest.mark.parametrize("n", [1, 50])
 @pytest.mark.parametrize("with_lists", [False, True])
-def test_unpack_inverts_pack(n, with_lists):
+def test_a_split_survives_its_plain_form(n, with_lists):
     rows = people(n)
     lists = official(rows, n // 3) if with_lists else None
     placed, _ = assign_splits(entries(rows, lists), None, 5, test=False)
-    packed = pack(placed, 5, lists)
-    assert (packed["seed"], packed["official"]) == (5, with_lists)
-    assert json.loads(json.dumps(packed)) == packed  # plain values
-    restored = unpack(packed).sort_values("image", ignore_index=True)
+    split = Split.from_rows(placed, 5, with_lists)
+    plain = split.to_plain()
+    assert (plain["seed"], plain["official"]) == (5, with_lists)
+    assert plain["train"]["images"].split("\n") == split.image_names["train"]
+    assert json.loads(json.dumps(plain)) == plain
+    assert Split.from_plain(plain) == split
+    restored = split.rows().sort_values("image", ignore_index=True)
     expected = placed[["image", "patient", "split"]].sort_values("image", ignore_index=True)
     assert restored.to_dict("list") == expected.to_dict("list")
 
 
 @pytest.mark.parametrize("odd", ["a b", "Müller", "胸部", "a\x0cb", "a\x85b", "a\u2028b"])
-def test_odd_characters_in_names_and_patients_survive_packing(odd):
+def test_odd_characters_in_names_and_patients_survive(odd):
     rows = pd.DataFrame({"image": [f"{odd}.png", "z.png"], "patient": [odd, "z"]})
-    packed = pack(rows.assign(split="train"), 0, None)
-    assert unpack(packed)["image"].tolist() == rows["image"].tolist()
-    assert unpack(packed)["patient"].tolist() == rows["patient"].tolist()
+    split = Split.from_rows(rows.assign(split="train"), 0, official=False)
+    restored = Split.from_plain(split.to_plain()).rows()
+    assert restored["image"].tolist() == rows["image"].tolist()
+    assert restored["patient"].tolist() == rows["patient"].tolist()
 
 
-def test_a_stored_split_is_recalled_without_a_change_or_a_note():
+def test_the_empty_split_makes_all_images_test() -> None:
+    rows = people(9)
+    empty = Split.from_plain(Split.empty().to_plain())
+    assert empty.is_empty and not drawn_split(rows).is_empty
+    placed, notes = assign_splits(entries(rows), empty, 0, test=True)
+    assert set(placed["split"]) == {"test"}
+    assert notes == ["split: all test; 0 patients shared"]
+
+
+def test_a_stored_split_is_restored_without_a_change_or_a_note():
     rows = people(60)
-    packed = packed_split(rows, seed=2)
-    stored = unpack(packed).set_index("image")["split"]
+    stored = drawn_split(rows, seed=2)
+    part_of = stored.rows().set_index("image")["split"]
     for seed, lists in [(2, None), (9, None), (2, official(rows, 5))]:  # neither matters any more
-        placed, notes = assign_splits(entries(rows, lists), packed, seed, test=False)
-        assert placed["split"].tolist() == stored[rows["image"]].tolist()
+        placed, notes = assign_splits(entries(rows, lists), stored, seed, test=False)
+        assert placed["split"].tolist() == part_of[rows["image"]].tolist()
         assert notes == ["split: the checkpoint's; 0 patients shared"]
 
 
 def test_images_gone_and_new_are_counted_and_the_others_keep_their_part():
     rows = people(60)
-    packed = packed_split(rows)
+    stored = drawn_split(rows)
     now = pd.concat([rows[5:], images(*(f"0009999{n}_000.png" for n in range(3)))])
-    parts, notes = restore_split(now, packed)
-    stored = unpack(packed).set_index("image")["split"]
-    assert parts.tolist() == [*stored[rows["image"][5:]], "", "", ""]
-    assert "5 images" in notes[0] and "not here any more" in notes[0]
+    parts, notes = restore_split(now, stored)
+    part_of = stored.rows().set_index("image")["split"]
+    assert parts.tolist() == [*part_of[rows["image"][5:]], "", "", ""]
+    assert "5 images" in notes[0] and "cannot be found any more" in notes[0]
     assert "3 images" in notes[1] and "does not know" in notes[1]
 
 
 def test_training_leaves_newcomers_out():
     rows = people(60)
     now = pd.concat([rows, images("00099999_000.png")], ignore_index=True)
-    placed, notes = assign_splits(entries(now), packed_split(rows), 0, test=False)
+    placed, notes = assign_splits(entries(now), drawn_split(rows), 0, test=False)
     assert placed["image"].tolist() == rows["image"].tolist()
     assert "1 image that the run's split does not know" in notes[1]
 
 
-def newcomers(rows, packed):
+def newcomers(rows, stored):
     """One more image of a patient of each part, and one of a patient unknown."""
-    home = unpack(packed).drop_duplicates("split").set_index("split")["patient"]
-    more = {part: f"{home[part]}_900.png" for part in ("train", "val", "test")}
+    first = stored.rows().drop_duplicates("split").set_index("split")["patient"]
+    more = {part: f"{first[part]}_900.png" for part in ("train", "val", "test")}
     more["unknown"] = "00099999_900.png"
     return more, pd.concat([rows, images(*more.values())], ignore_index=True)
 
 
 def test_newcomers_are_all_test_but_those_of_patients_seen_in_training():
     rows = people(60)
-    packed = packed_split(rows)
-    more, now = newcomers(rows, packed)
-    placed, notes = assign_splits(entries(now), packed, 0, test=True)
+    stored = drawn_split(rows)
+    more, now = newcomers(rows, stored)
+    placed, notes = assign_splits(entries(now), stored, 0, test=True)
     parts = placed.set_index("image")["split"]
     assert parts[more["unknown"]] == "test" and parts[more["test"]] == "test"
     assert more["train"] not in parts and more["val"] not in parts
-    assert parts[rows["image"]].tolist() == restore_split(rows, packed)[0].tolist()
+    assert parts[rows["image"]].tolist() == restore_split(rows, stored)[0].tolist()
     assert notes[-1].startswith("2 images left out")
     patients_by_part(placed, placed["split"])
 
 
 def test_newcomers_follow_the_lists_of_their_folder():
     rows = people(60)
-    packed = packed_split(rows)
-    more, now = newcomers(rows, packed)
+    stored = drawn_split(rows)
+    more, now = newcomers(rows, stored)
     now = pd.concat([now, images("00088888_900.png")], ignore_index=True)
     lists = {
         "train_val": {more["train"], more["test"], "00088888_900.png"},
         "test": {more["val"], more["unknown"]},
     }
-    placed, notes = assign_splits(entries(now, lists), packed, 0, test=True)
+    placed, notes = assign_splits(entries(now, lists), stored, 0, test=True)
     parts = placed.set_index("image")["split"]
     assert parts[more["unknown"]] == "test" and parts["00088888_900.png"] == "train"
     assert parts[more["train"]] == "train"
@@ -224,22 +237,22 @@ def test_newcomers_follow_the_lists_of_their_folder():
 
 def test_a_folder_of_strangers_is_all_test():
     strangers = images(*(f"0009999{n}_000.png" for n in range(8)))
-    placed, _ = assign_splits(entries(strangers), packed_split(people(60)), 0, test=True)
+    placed, _ = assign_splits(entries(strangers), drawn_split(people(60)), 0, test=True)
     assert placed["image"].tolist() == strangers["image"].tolist()
     assert set(placed["split"]) == {"test"}
 
 
 def test_an_epoch_under_way_needs_all_its_images():
     rows = people(60)
-    packed = packed_split(rows)
-    images = np.array(packed["train"]["images"].split("\n"))
-    check_training_part(images, packed, same_tables=True)
-    check_training_part(np.append(images, "00099999_000.png"), packed, same_tables=True)
-    with pytest.raises(ValueError, match="4 images of it cannot be had any more") as error:
-        check_training_part(images[4:], packed, same_tables=True)
+    stored = drawn_split(rows)
+    images = np.array(stored.image_names["train"])
+    check_training_part(images, stored, same_tables=True)
+    check_training_part(np.append(images, "00099999_000.png"), stored, same_tables=True)
+    with pytest.raises(ValueError, match="4 images of that epoch cannot be used") as error:
+        check_training_part(images[4:], stored, same_tables=True)
     assert ", ".join(sorted(images[:4])[:3]) + " and 1 more" in str(error.value)
-    with pytest.raises(ValueError, match="the label tables are not those that it began"):
-        check_training_part(images, packed, same_tables=False)
+    with pytest.raises(ValueError, match="the label tables are not the ones that it began"):
+        check_training_part(images, stored, same_tables=False)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Kept features are the computed ones, to the bit, and are kept only where they fit."""
 
 import copy
+from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -11,15 +12,16 @@ from chestxray.data.dataset import epoch_order
 from chestxray.models import network as networks
 from chestxray.models.features import Features, keep_if_it_fits
 from chestxray.runtime.signals import Stopped
-from chestxray.training import trainer
+from chestxray.training.batches import EpochBatches
 from chestxray.training.losses import FocalLoss
 from chestxray.training.run import Run
+from chestxray.training.trainer import train_one_epoch, validate
 
 
 def network_of(stage: int, bf16: bool = False) -> networks.StagedNetwork:
     network = networks.build_model(15, seed=0)
     network.bf16 = bf16
-    network.set_stage(stage, from_scratch=False)
+    network.set_stage(stage)
     return network
 
 
@@ -58,22 +60,14 @@ def train_two_epochs(
     if keep:
         keep_if_it_fits([train_set, val_set], free=1 << 40)
     run = Run("r", stage=stage, lr=1e-3, epochs_done=0, epochs_planned=2)
-    trainer.train(
-        run,
-        network,
-        FocalLoss(),
-        torch.optim.Adam(network.trainable_parameters(), lr=1e-3, fused=True),
-        train_set,
-        val_set,
-        batch_size=5,
-        order_of=lambda epoch: epoch_order(train_set.targets, 3, epoch, 8),
-        save_seconds=1e9,
-        save_epoch=lambda: None,
-        save_partial_epoch=lambda: None,
-        check=lambda: None,
-        scorer=network.folded_head,
-    )
-    history = [{k: v for k, v in record.items() if k != "seconds"} for record in run.history]
+    optimizer = torch.optim.Adam(network.trainable_parameters(), lr=1e-3, fused=True)
+    for _ in range(2):
+        order = epoch_order(train_set.targets, 3, run.epochs_done, 8)
+        epoch = EpochBatches(train_set, order, 5)
+        train_one_epoch(network, FocalLoss(), optimizer, epoch, run)
+        scorer = network.folded_head()
+        run.finish_epoch(len(epoch), validate(scorer, FocalLoss(), val_set, 5, check=lambda: None))
+    history = [{**asdict(record), "seconds": None} for record in run.history]
     return copy.deepcopy(network.state_dict()), history
 
 

@@ -251,6 +251,13 @@ def test_a_small_file_does_not_become_large_in_memory(
     assert int(megabytes) < 60
 
 
+@pytest.mark.parametrize("make", [long_bytes, many_steps])
+def test_torch_alone_finds_large_pickles_safe(path: Path, make: Callable[[Path], None]) -> None:
+    """Why the classes that a pickle names are read here; goes when torch finds these unsafe."""
+    make(path)
+    assert torch.serialization.get_unsafe_globals_in_checkpoint(path) == []
+
+
 def test_opening_takes_little_more_memory_than_the_file(path: Path) -> None:
     checkpoint.save(path, checkpoint_of(model={"w": torch.ones(50_000_000)}))
     done = subprocess.run(

@@ -319,7 +319,7 @@ def test_a_bare_resume_passes_over_a_damaged_last_and_says_so(
     last.write_bytes(last.read_bytes()[:-1000])
     assert chest("--resume", "--epochs", 1, "--no-cache") == 0
     said = capsys.readouterr().out
-    assert "passed over: checkpoints/last.pth is no .pth, or damaged" in said
+    assert "passed over: checkpoints/last.pth is not a .pth, or damaged" in said
     assert "resuming from checkpoints/stage1_0001_02.pth" in said
     assert load_plain(last)["epochs_done"] == 3
     shutil.rmtree("checkpoints")

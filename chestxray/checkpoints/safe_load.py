@@ -52,7 +52,7 @@ _LEGACY = bytes.fromhex("80028a0a6cfc9c46f9206aa850192e")
 
 
 def read(path: Path, stand_ins: Mapping[str, type] | None = None) -> Any:
-    """Whatever tensors and plain values a file holds; tensors lie on the CPU.
+    """Read the tensors and plain values of a file; tensors lie on the CPU.
 
     Args:
         stand_ins: for classes that the file may name besides, what to build instead of them.
@@ -64,9 +64,9 @@ def read(path: Path, stand_ins: Mapping[str, type] | None = None) -> Any:
     """
     allowed = stand_ins or {}
     if not path.exists():
-        raise FileNotFoundError(f"{path} is not there")
+        raise FileNotFoundError(f"{path} was not found")
     if not path.is_file():
-        raise ValueError(f"{path} is a folder or a device, and no file")
+        raise ValueError(f"{path} is a folder or a device, not a file")
     named = _names(path, _pickle(path))
     foreign = sorted(n for n in named if not _PLAIN.fullmatch(n) and n not in allowed)
     if foreign:
@@ -118,7 +118,7 @@ def _pickle(path: Path) -> bytes:
                 raise ValueError("it is a zip of something else: there is no data.pkl in it")
             return archive.read(pickles[0])
     except _ARCHIVE_FAULTS as error:
-        raise ValueError(f"{path} is no .pth, or damaged: {_first(error)}") from error
+        raise ValueError(f"{path} is not a .pth, or damaged: {_first(error)}") from error
 
 
 def _no_zip(path: Path) -> str:
@@ -130,14 +130,18 @@ def _no_zip(path: Path) -> str:
     program = f"import torch; torch.save(torch.load({str(path)!r}, map_location='cpu'), {new!r})"
     if start.startswith(_LEGACY) or start[257:262] == b"ustar":
         return (
-            "it has torch's form of before 2020, which cannot be read safely; where you trust it, "
-            f"write it anew: TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD=1 python -c {shlex.quote(program)}"
+            "it is in torch's form of before 2020, which cannot be read safely; if you trust it, "
+            f"rewrite it: TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD=1 python -c {shlex.quote(program)}"
         )
-    return "it has no zip form, or is only the beginning of a file"
+    return "it is not in zip form, or is only the beginning of a file"
 
 
 def _names(path: Path, pickled: bytes) -> set[str]:
-    """The classes and functions that a pickle names; nothing of it is run."""
+    """The classes and functions that a pickle names; nothing of it is run.
+
+    torch.serialization.get_unsafe_globals_in_checkpoint does not do: it leaves out what torch
+    allows, bytearray(4 GB) among it, counts no steps, and does not name what STACK_GLOBAL builds.
+    """
     names = set()
     try:
         for step, (operation, argument, _) in enumerate(pickletools.genops(pickled)):
@@ -148,7 +152,7 @@ def _names(path: Path, pickled: bytes) -> set[str]:
             elif operation.name in ("STACK_GLOBAL", "EXT1", "EXT2", "EXT4"):
                 names.add(f"something by {operation.name}")
     except (ValueError, UnicodeDecodeError, struct.error) as error:
-        raise ValueError(f"{path} is no .pth, or damaged: {_first(error)}") from error
+        raise ValueError(f"{path} is not a .pth, or damaged: {_first(error)}") from error
     return names
 
 

@@ -1,6 +1,6 @@
-"""What the frozen part of the network makes of images; kept in memory when it fits.
+"""Outputs of the frozen part of the network, kept in memory when they fit.
 
-No augmentation and BatchNorm in eval: the frozen part is a constant function of a image, so that
+No augmentation and BatchNorm in eval: the frozen part is a constant function of an image, so that
 an epoch after the first need not compute it again.
 """
 
@@ -49,7 +49,7 @@ class Features:
         return maps.movedim(-1, 1), self._images.gather_targets(indices)
 
     def bytes_to_keep(self) -> int:
-        """What the maps of all images would take in memory."""
+        """Memory that the maps of all images would take."""
         if not len(self):
             return 0
         one, _ = self.gather(np.zeros(1, dtype=np.int64))
@@ -77,7 +77,7 @@ class Features:
 def keep_if_it_fits(
     parts: Sequence[Features], free: int, check: Callable[[], None] = lambda: None
 ) -> str:
-    """Keep the features of all parts of the split, or of none where they need too much memory.
+    """Keep the features of all parts of the split, or of none where all need too much memory.
 
     Args:
         parts: of one network.

@@ -1,21 +1,25 @@
-"""The weights that a first stage starts from."""
+"""Weights that a first stage starts from."""
 
 from collections.abc import Mapping
 from pickle import UnpicklingError
 from urllib.error import URLError
 
 import torch
-from torchvision.models import ResNet50_Weights
+
+from chestxray.models.backbones import Backbone, default_backbone
 
 
-def imagenet_weights() -> Mapping[str, torch.Tensor]:
-    """torchvision's IMAGENET1K_V1 weights (the recipe's), from its cache or the network.
+def imagenet_weights(backbone: Backbone | None = None) -> Mapping[str, torch.Tensor]:
+    """Read a backbone's ImageNet weights from torchvision's cache, or download them.
+
+    Args:
+        backbone: entry of the table; None takes the default.
 
     Raises:
-        FileNotFoundError: not cached and not to be had; says where to put the file.
+        FileNotFoundError: neither cached nor to be downloaded; says where to put the file.
         ValueError: the cached file is damaged.
     """
-    weights = ResNet50_Weights.IMAGENET1K_V1
+    weights = (backbone or default_backbone()).weights
     name = weights.url.rsplit("/", 1)[-1]
     try:
         return weights.get_state_dict(progress=False, check_hash=True, weights_only=True)

@@ -1,5 +1,6 @@
 """Weights of other programs as a type of their own, refused where they cannot be scored."""
 
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -34,3 +35,18 @@ def test_foreign_weights_that_do_not_fit_are_refused(tmp_path: Path) -> None:
         torch.save(content, path)
         with pytest.raises(ValueError, match=message):
             foreign.read_foreign(path, foreign.read(path))
+
+
+def test_the_classes_of_a_whole_model_cannot_be_called(tmp_path: Path) -> None:
+    """Linear(8000, 8000), which the real class would turn into 256 MB."""
+    path = tmp_path / "a.pth"
+    call = b"\x80\x02ctorch.nn.modules.linear\nLinear\nM\x40\x1fM\x40\x1f\x86R."
+    torch.save({}, path)
+    with zipfile.ZipFile(path) as source:
+        records = {name: source.read(name) for name in source.namelist()}
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in records.items():
+            archive.writestr(name, call if name.endswith("data.pkl") else content)
+    assert path.stat().st_size < 1000
+    with pytest.raises(ValueError, match="Linear.* takes no arguments"):
+        foreign.read(path)

@@ -200,7 +200,7 @@ def test_the_form_of_before_2020_is_refused_with_a_way_out(tmp_path: Path) -> No
     torch.save(published(), path, _use_new_zipfile_serialization=False)
     with pytest.raises(ValueError, match="form of before 2020") as refusal:
         lookup.open_to_test("old.pth", tmp_path)
-    command = str(refusal.value).partition("write it anew: ")[2]
+    command = str(refusal.value).partition("rewrite it: ")[2]
     python = command.replace(" python ", f" {sys.executable} ")
     subprocess.run(["bash", "-c", python], cwd=tmp_path, check=True)
     assert lookup.open_to_test("old_zip.pth", tmp_path).weights["fc.bias"].shape == (15,)

@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 from helpers import ROOT
 
+from chestxray.phantom import draw_dataset
+
 pytestmark = pytest.mark.slow
 MACHINE = {"cpu", "cores", "torch", "date"}
 
@@ -24,7 +26,9 @@ def run_benchmark(tmp_path: Path, *words: str) -> dict:
 
 
 def test_network_writes_the_ratios_of_its_two_parts(tmp_path: Path) -> None:
-    content = run_benchmark(tmp_path, "benchmarks.network", "--images", "32", "--rounds", "2")
+    draw_dataset(tmp_path / "drawn", 32, size=64)
+    words = ("--images", "32", "--rounds", "2", "--data_path", str(tmp_path / "drawn"))
+    content = run_benchmark(tmp_path, "benchmarks.network", *words)
     for name in ("training", "evaluation"):
         part = content[name]
         assert part["machine"].keys() >= MACHINE

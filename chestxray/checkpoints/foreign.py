@@ -7,6 +7,7 @@ stands in for each. With torch's safe_globals and the real classes such files op
 may then call them: Linear(100000, 100000) is 40 GB from a file of 800 bytes.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,7 +46,7 @@ class ForeignWeights:
 
 
 class _Bag:
-    """What stands in for a module of a whole model: attributes, and no code."""
+    """Stand-in for a module of a whole model: attributes, and no code."""
 
 
 _MODULES = (
@@ -132,14 +133,18 @@ def state_dict_of(path: Path, content: Any) -> dict[str, torch.Tensor]:
 def _state_of(module: _Bag) -> dict[str, Any]:
     """The tensors of a module and those below it, named as in its state dict."""
     found: dict[str, Any] = {}
-    rest = [("", module)]
-    while rest and len(found) + len(rest) < _MOST_TENSORS:
-        prefix, bag = rest.pop()
-        for kind in ("_parameters", "_buffers", "_modules"):
-            held = vars(bag).get(kind)
-            for name, value in held.items() if isinstance(held, dict) else ():
-                if isinstance(value, _Bag):
-                    rest.append((f"{prefix}{name}.", value))
-                elif value is not None:
-                    found[f"{prefix}{name}"] = value
+    remaining = [("", module)]
+    while remaining and len(found) + len(remaining) < _MOST_TENSORS:
+        prefix, bag = remaining.pop()
+        named = {f"{prefix}{name}": value for name, value in _held_by(bag)}
+        remaining += [(f"{name}.", v) for name, v in named.items() if isinstance(v, _Bag)]
+        found |= {name: v for name, v in named.items() if not isinstance(v, _Bag | None)}
     return found
+
+
+def _held_by(bag: _Bag) -> Iterator[tuple[object, object]]:
+    """Parameters, buffers and modules of a module, by name."""
+    for kind in ("_parameters", "_buffers", "_modules"):
+        held = vars(bag).get(kind)
+        if isinstance(held, dict):
+            yield from held.items()

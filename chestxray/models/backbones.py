@@ -46,7 +46,7 @@ class Backbone:
         return f"{self.head}.weight", f"{self.head}.bias"
 
     def trained(self, stage: int, from_scratch: bool = False) -> tuple[str, ...]:
-        """What a stage trains; without pretrained weights stage 1 trains everything."""
+        """Name what a stage trains; without pretrained weights stage 1 trains everything."""
         return (*self.body, self.head) if stage == 1 and from_scratch else self.stages[stage]
 
 

@@ -62,7 +62,7 @@ class StagedNetwork(nn.Module):
         return FoldedNetwork(self._sections(frozen=True), self._rounded())
 
     def folded_head(self) -> "FoldedNetwork":
-        """What forward computes in eval mode, with the weights as they are now; for scoring."""
+        """Forward in eval mode as one function, with the weights as they are now; for scoring."""
         return FoldedNetwork(self._sections(frozen=False), self._rounded())
 
     def _sections(self, frozen: bool) -> dict[str, nn.Module]:

@@ -1,10 +1,17 @@
 # make .venv installs; make demo shows everything on drawn images; make check is what CI runs.
+#
+# A torch for the CPU alone, smaller by gigabytes: in either of these ways pip takes what is there.
+#   PIP_EXTRA_INDEX_URL=INDEX make .venv       the index that pytorch.org names for "CPU"
+#   python3 -m venv .venv, then .venv/bin/pip install the torch of your choice, then make .venv
 PYTHON ?= python3
 BIN := .venv/bin
 DEMO_DATA ?= demo/drawn
 DEMO_OUT ?= demo/checkpoints
+DEMO_CACHE ?= demo/cache
+DEMO_IMAGES ?= 1200
+DEMO_FLAGS ?=
 
-.PHONY: .venv demo test test-slow lint type check
+.PHONY: .venv demo clean-demo test test-slow test-slow-processes test-slow-runs lint type check
 .DELETE_ON_ERROR:
 
 .venv: .venv/.installed
@@ -17,23 +24,59 @@ DEMO_OUT ?= demo/checkpoints
 	$(BIN)/python -m pip install --quiet -r requirements-dev.txt
 	@touch $@
 
-$(DEMO_DATA)/Data_Entry_2017.csv: | .venv/.installed
-	$(BIN)/python -m chestxray.phantom $(DEMO_DATA) --n 1600
+# The demo is a chain of files. Stopped anywhere, make demo goes on: what is drawn, trained, scored
+# stays, and a training under way is resumed. Once complete it only says where everything lies.
+DRAWN := $(DEMO_DATA)/Data_Entry_2017.csv
+STAGE1 := $(DEMO_OUT)/stage1_0005_03.pth
+STAGE2 := $(DEMO_OUT)/stage2_0001_04.pth
+SCORES := $(STAGE2:.pth=_test_scores.csv)
+SETS := $(SCORES:.csv=_fnr_crc)
+DEMO_MAIN = $(BIN)/python main.py --output-dir $(DEMO_OUT) --cache-dir $(DEMO_CACHE) $(DEMO_FLAGS)
+# Written whole: a stop just after one must not delete it.
+.PRECIOUS: $(DRAWN) $(STAGE1) $(STAGE2) $(SCORES)
 
-demo: .venv/.installed $(DEMO_DATA)/Data_Entry_2017.csv
-	@echo "The images of this demo are drawn: its AUC shows that the program works, not how well it reads X-rays."
-	$(BIN)/python main.py --data_path $(DEMO_DATA) --output-dir $(DEMO_OUT) --overwrite \
-	  --weights none --size 64 --bs 16 --lr 5e-4 --epochs 4
-	$(BIN)/python main.py --output-dir $(DEMO_OUT) --overwrite \
-	  --resume --ckpt stage1_0005_04.pth --stage 2 --lr 1e-4 --epochs 2
-	$(BIN)/python main.py --output-dir $(DEMO_OUT) --overwrite \
-	  --test --ckpt stage2_0001_06.pth --ci 200
-	$(BIN)/python -m chestxray.conformal $(DEMO_OUT)/stage2_0001_06_test_scores.csv --risk fnr \
-	  --alpha 0.1 0.2
+demo: $(SETS)/.complete
+	@echo
+	@echo "The demo is complete; make clean-demo deletes it."
+	@echo "  drawn images   $(DEMO_DATA)/"
+	@echo "  checkpoints    $(STAGE1), $(STAGE2)"
+	@echo "  training       $(DEMO_OUT)/log.jsonl, $(DEMO_OUT)/curves.png"
+	@echo "  scores         $(SCORES)"
+	@echo "  metrics        $(SCORES:_scores.csv=_metrics.json)"
+	@echo "  risk control   $(SETS)/report.md"
+	@echo "The images are drawn: the AUC shows that the program works, not how well it reads X-rays."
+
+$(DRAWN): | .venv/.installed
+	$(BIN)/python -m chestxray.phantom $(DEMO_DATA) --n $(DEMO_IMAGES) --size 64
+
+$(STAGE1): | $(DRAWN)
+	if test -e $(DEMO_OUT)/last.pth; then $(DEMO_MAIN) --resume; else $(DEMO_MAIN) --overwrite \
+	  --data_path $(DEMO_DATA) --weights none --size 64 --bs 16 --lr 5e-4 --epochs 3; fi
+	@$(call must_exist,$@)
+
+# A last.pth that is newer than the end of stage 1 is of a stage 2 under way.
+$(STAGE2): | $(STAGE1)
+	if test $(DEMO_OUT)/last.pth -nt $(STAGE1); then $(DEMO_MAIN) --resume; fi
+	test -e $@ || $(DEMO_MAIN) --overwrite --resume --ckpt $(notdir $(STAGE1)) \
+	  --stage 2 --lr 1e-4 --epochs 1
+	@$(call must_exist,$@)
+
+$(SCORES): | $(STAGE2)
+	$(DEMO_MAIN) --overwrite --test --ckpt $(notdir $(STAGE2)) --ci 200
+
+$(SETS)/.complete: | $(SCORES)
+	$(BIN)/python -m chestxray.conformal $(SCORES) --risk fnr --alpha 0.1 0.2
+	@touch $@
+
+must_exist = test -e $(1) || { echo "$(DEMO_OUT) holds another run: make clean-demo"; exit 1; }
+
+clean-demo:
+	rm -rf $(DEMO_DATA) $(DEMO_OUT) $(DEMO_CACHE)
 
 lint: .venv/.installed
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+	$(BIN)/lint-imports
 
 type: .venv/.installed
 	$(BIN)/mypy
@@ -41,7 +84,15 @@ type: .venv/.installed
 test: .venv/.installed
 	$(BIN)/python -m pytest
 
-test-slow: .venv/.installed
-	$(BIN)/python -m pytest -m slow
+# Two halves, which .ci/run runs side by side.
+test-slow: test-slow-processes test-slow-runs
+
+SLOW_PROCESSES := tests/runtime tests/test_benchmarks.py
+
+test-slow-processes: .venv/.installed
+	$(BIN)/python -m pytest -m slow $(SLOW_PROCESSES)
+
+test-slow-runs: .venv/.installed
+	$(BIN)/python -m pytest -m slow $(SLOW_PROCESSES:%=--ignore=%)
 
 check: lint type test

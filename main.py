@@ -42,7 +42,7 @@ def run(options: Options, stop: StopRequest) -> int:
 
 
 def train(options: Options, job: "Job") -> int:
-    """Train a new run or go on with one, epoch by epoch."""
+    """Train a new run or continue one, epoch by epoch."""
     from chestxray import inputs
     from chestxray.checkpoints import initial
     from chestxray.models.features import frozen_features
@@ -62,7 +62,7 @@ def train(options: Options, job: "Job") -> int:
         run_folder.refuse_foreign_files(options.output, run)
     entries, rows = inputs.read_rows(options, opened)
     network = initial.start_network(options.weights, options.seed, opened, job)
-    initial.freeze(network, options.stage, options.weights)
+    network.set_stage(options.stage, from_scratch=options.weights == "none")
     run_folder.check_room_for(network, options.output, job)
     images = inputs.read_images(options, rows, job)
     inputs.check_same(options, opened, network, images, job)

@@ -1,124 +1,86 @@
-"""Images per second by batch size, in training and in scoring, and the memory of the device.
+"""Images per second by batch size, in training and in scoring, and peak memory of the device.
 
 python -m benchmarks.batches --json batches.json
 
-Random images of 224 px, on the device where that is CUDA, and once sent from the host's memory;
+Random images of 224 px, kept on the device where that is CUDA, and once sent from host memory;
 stage 1 from pretrained weights (stem and first layer frozen) and from scratch (everything trains).
 """
 
-import argparse
-import json
-import math
-import time
-from pathlib import Path
-from typing import Any
-
-import numpy as np
 import torch
 
-from benchmarks.race import BATCH, SIZE, described, machine
+from benchmarks.harness import at_least, build_parser, speed, this_machine, write_json
+from benchmarks.variants import (
+    RESIDENT,
+    fixed_order,
+    folded_network,
+    random_dataset,
+    score,
+    start_training,
+    train_epoch,
+)
 from chestxray.data.dataset import ChestDataset
-from chestxray.evaluation.predict import predict
-from chestxray.labels import CLASSES
-from chestxray.models import network as networks
-from chestxray.models.features import Features
-from chestxray.runtime.cli import number
-from chestxray.runtime.device import computes_in_bf16, pick_device
-from chestxray.training.losses import FocalLoss
-from chestxray.training.run import Run
-from chestxray.training.trainer import STEPS_BETWEEN_SYNCS, train_one_epoch
 
-DEVICE = pick_device("auto")
+Row = dict[str, str | int | float]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    at_least = number(int, BATCH, math.inf, f"a whole number, at least {BATCH}")
-    parser.add_argument("--images", type=at_least, default=256, metavar="N", help="an epoch")
-    parser.add_argument("--batches", type=at_least, nargs="+", default=[32, 64], metavar="N")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures there")
+    parser = build_parser(__doc__, images=256, least=2)
+    parser.add_argument(
+        "--batches",
+        type=at_least(2),
+        nargs="+",
+        default=[32, 64],
+        metavar="N",
+        help="batch sizes (default: 32 64)",
+    )
     args = parser.parse_args()
-    print(described(machine()))
-    resident = DEVICE.type == "cuda"
-    data = random_images(args.images, resident)
+    print(this_machine())
+    dataset = random_dataset(args.images)
     found = []
     for batch_size in args.batches:
         for scratch in (False, True):
-            found.append(training(data, batch_size, scratch))
-        found.append(scoring(data, batch_size))
-    if resident:
-        sent = random_images(args.images, resident=False)
-        found.append({**training(sent, args.batches[0], scratch=False), "sent": True})
+            found.append(measure_training(dataset, batch_size, scratch))
+        found.append(measure_scoring(dataset, batch_size))
+    if RESIDENT:
+        sent = random_dataset(args.images, resident=False)
+        found.append({**measure_training(sent, args.batches[0], scratch=False), "sent": True})
     for row in found:
         print(", ".join(f"{name} {value}" for name, value in row.items()))
-    if args.json:
-        content = {"machine": machine(), "images": args.images, "found": found}
-        args.json.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    write_json(args.json, {"images": args.images, "found": found})
 
 
-def random_images(count: int, resident: bool) -> ChestDataset:
-    rng = np.random.default_rng(0)
-    names = np.array([f"{index:08d}_000.png" for index in range(count)], dtype=object)
-    pixels = rng.integers(256, size=(count, SIZE, SIZE), dtype=np.uint8)
-    targets = (rng.uniform(size=(count, len(CLASSES))) < 0.1).astype(np.uint8)
-    return ChestDataset(names, pixels, np.arange(count), targets, DEVICE, resident)
+def measure_training(dataset: ChestDataset, batch_size: int, scratch: bool) -> Row:
+    """Time an epoch of stage 1, after two steps to warm up."""
+    _reset_peak()
+    training = start_training(scratch=scratch)
+    features, order = training.features(dataset), fixed_order(len(dataset))
+    train_epoch(training, features, order[: 2 * batch_size], batch_size)
+    found = speed(lambda: train_epoch(training, features, order, batch_size))
+    return _row("everything trains" if scratch else "stage 1", batch_size, found)
 
 
-def network_of(scratch: bool) -> networks.StagedNetwork:
-    network = networks.build_model(len(CLASSES), seed=0).to(DEVICE)
-    network.bf16 = computes_in_bf16(DEVICE)
-    network.set_stage(1, scratch)
-    return network
+def measure_scoring(dataset: ChestDataset, batch_size: int) -> Row:
+    """Time the scoring of all images, the second time."""
+    _reset_peak()
+    scorer = folded_network()
+    score(scorer, dataset, batch_size)
+    return _row("scoring", batch_size, speed(lambda: score(scorer, dataset, batch_size)))
 
 
-def training(data: ChestDataset, batch_size: int, scratch: bool) -> dict[str, Any]:
-    """Of an epoch of stage 1, after some steps to warm up."""
-    _start_of_peak()
-    network = network_of(scratch)
-    optimizer = torch.optim.Adam(network.trainable_parameters(), lr=1e-4, fused=True)
-    features = Features(data, network.frozen_stem())
-    order = np.random.default_rng(0).permutation(len(data))
-    for indices in (order[: 2 * batch_size], order):
-        run = Run("benchmark", stage=1, lr=1e-4, epochs_done=0, epochs_planned=1)
-        began = time.perf_counter()
-        train_one_epoch(
-            network,
-            FocalLoss(),
-            optimizer,
-            features,
-            indices,
-            batch_size,
-            run,
-            sync_every=1 if DEVICE.type == "cpu" else STEPS_BETWEEN_SYNCS,
-        )
-        if DEVICE.type == "cuda":
-            torch.cuda.synchronize()
-        seconds = time.perf_counter() - began
-    what = "everything trains" if scratch else "stage 1"
-    return {"what": what, "batch": batch_size, **_figures(len(data), seconds)}
-
-
-def scoring(data: ChestDataset, batch_size: int) -> dict[str, Any]:
-    """Of all images, the second time."""
-    _start_of_peak()
-    whole = network_of(scratch=True).folded_head()  # nothing is frozen
-    for _ in range(2):
-        began = time.perf_counter()
-        predict(whole, data, batch_size, "scoring")
-        seconds = time.perf_counter() - began
-    return {"what": "scoring", "batch": batch_size, **_figures(len(data), seconds)}
-
-
-def _start_of_peak() -> None:
-    if DEVICE.type == "cuda":
+def _reset_peak() -> None:
+    if RESIDENT:
         torch.cuda.reset_peak_memory_stats()
 
 
-def _figures(images: int, seconds: float) -> dict[str, Any]:
-    found: dict[str, Any] = {"images_per_second": round(images / seconds, 1)}
-    if DEVICE.type == "cuda":
-        found["peak_gigabytes"] = round(torch.cuda.max_memory_allocated() / 1e9, 2)
-    return found
+def _row(what: str, batch_size: int, images_per_second: float) -> Row:
+    row: Row = {
+        "what": what,
+        "batch": batch_size,
+        "images_per_second": round(images_per_second, 1),
+    }
+    if RESIDENT:
+        row["peak_gigabytes"] = round(torch.cuda.max_memory_allocated() / 1e9, 2)
+    return row
 
 
 if __name__ == "__main__":

@@ -3,25 +3,24 @@
 import numpy as np
 import torch
 from PIL import Image
-from torch import nn
 from torch.utils.data import DataLoader, Dataset
-from torchvision.models import resnet50
+from torchvision.models import ResNet, resnet50
 from torchvision.transforms import v2
 
-from benchmarks.race import BATCH, SIZE, Lap, Track
+from benchmarks.harness import BATCH, SIZE, TimedRun, Workload
 from chestxray.data.dataset import MEAN, STD
-from chestxray.models.backbones import default_backbone
 from chestxray.runtime.device import pick_device
 from chestxray.training.losses import FocalLoss
 
 DEVICE = pick_device("auto")
+TRAINABLE = ("layer2", "layer3", "layer4", "fc")  # in stage 1
 
 
 class PlainDataset(Dataset):
     """Image files and their targets."""
 
-    def __init__(self, paths: list[str], targets: np.ndarray) -> None:
-        self.paths, self.targets = paths, torch.from_numpy(targets).float()
+    def __init__(self, work: Workload) -> None:
+        self.paths, self.targets = work.paths, torch.from_numpy(work.targets).float()
         self.transform = v2.Compose(
             [
                 v2.Resize((SIZE, SIZE)),
@@ -39,17 +38,21 @@ class PlainDataset(Dataset):
             return self.transform(image.convert("RGB")), self.targets[index]
 
 
-def training(track: Track) -> Lap:
-    """Stage 1: layer2 to fc train, the others have no gradient."""
-    model = resnet50(num_classes=track.targets.shape[1]).to(DEVICE)
+def build_network(work: Workload) -> ResNet:
+    return resnet50(num_classes=work.targets.shape[1]).to(DEVICE)
+
+
+def training(work: Workload) -> TimedRun:
+    """Train stage 1: layer2 to fc; the others have no gradient."""
+    model = build_network(work)
     for name, module in model.named_children():
-        module.requires_grad_(name in default_backbone().trained(1))
-    loader = DataLoader(PlainDataset(track.paths, track.targets), BATCH, shuffle=True)
+        module.requires_grad_(name in TRAINABLE)
+    loader = DataLoader(PlainDataset(work), BATCH, shuffle=True)
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.Adam(trainable, lr=1e-4)
-    criterion: nn.Module = FocalLoss()
+    criterion = FocalLoss()
 
-    def lap() -> int:
+    def run() -> int:
         model.train()
         for images, targets in loader:
             optimizer.zero_grad()
@@ -57,19 +60,19 @@ def training(track: Track) -> Lap:
             loss.backward()
             optimizer.step()
             loss.item()
-        return len(track.paths)
+        return len(work.paths)
 
-    return lap
+    return run
 
 
-def evaluation(track: Track) -> Lap:
-    """Scores of every image."""
-    model = resnet50(num_classes=track.targets.shape[1]).to(DEVICE).eval()
-    loader = DataLoader(PlainDataset(track.paths, track.targets), BATCH)
+def evaluation(work: Workload) -> TimedRun:
+    """Score every image."""
+    model = build_network(work).eval()
+    loader = DataLoader(PlainDataset(work), BATCH)
 
-    def lap() -> int:
+    def run() -> int:
         with torch.no_grad():
             scores = [torch.sigmoid(model(images.to(DEVICE))).cpu().numpy() for images, _ in loader]
         return len(np.concatenate(scores))
 
-    return lap
+    return run

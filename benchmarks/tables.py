@@ -1,21 +1,19 @@
-"""How long tables, lists, split and the search for images take at the size of the whole NIH set.
+"""Time of tables, lists, split and the search for images at the size of the whole NIH set.
 
 python -m benchmarks.tables --json tables.json
 
-The released table and lists are read from ../shared where they are; else some of their size are
-made. The image files are empty: what is timed is finding and matching them, not decoding.
+The released table and lists are read from ../shared if present; otherwise a table and lists of
+their size are made. The image files are empty: the benchmark times finding and matching them, not
+decoding.
 """
 
-import argparse
-import json
-import statistics
 import tempfile
-import time
-from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 
+from benchmarks.harness import ROOT, Spread, build_parser, seconds, write_json
 from chestxray.data.entries import (
     TEST_LIST,
     TRAIN_VAL_LIST,
@@ -27,55 +25,52 @@ from chestxray.data.splits import draw_split
 from chestxray.data.tables import read_table, read_tables
 from chestxray.labels import CLASSES
 
-SHARED = Path(__file__).resolve().parents[2] / "shared"
+SHARED = ROOT.parent / "shared"
 IMAGES, PATIENTS, TEST_PATIENTS = 112_120, 30_805, 2_797
 FOLDERS = 12  # images_001/images to images_012/images, as Kaggle unpacks
 REPEATS = 5
-PROMISES = {"table, lists and split": 2.0, "finding and matching images": 5.0}  # seconds
+PROMISED = {"table, lists and split": 2.0, "finding and matching images": 5.0}  # seconds
 
 
 def main() -> None:
-    """Measure both promises, print them, and write them down where asked."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures there")
-    args = parser.parse_args()
-
+    args = build_parser(__doc__).parse_args()
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        table, lists, source = released() or made(folder)
+        data = Path(name) / "data"
+        table, lists, source = find_or_make_table(Path(name))
         rows = read_table(table).rows
-        make_images(folder / "data", rows["image"].tolist())
-        seconds = {
-            "table, lists and split": timed(lambda: read_and_split(table, lists)),
-            "finding and matching images": timed(
-                lambda: match_images(rows, find_images(folder / "data"), folder / "data")
-            ),
+        make_images(data, rows["image"].tolist())
+        work = {
+            "table, lists and split": lambda: read_and_split(table, lists),
+            "finding and matching images": lambda: match_images(rows, find_images(data), data),
         }
-
-    figures = {what: summarised(times, PROMISES[what]) for what, times in seconds.items()}
+        spreads = {
+            what: Spread.of([seconds(run) for _ in range(REPEATS)]) for what, run in work.items()
+        }
     print(f"{len(rows):,} rows, {source}; median (range) of {REPEATS} repeats")
-    for what, figure in figures.items():
-        print(
-            f"{what:<30} {figure['median']:.2f} s ({figure['min']:.2f}-{figure['max']:.2f}), "
-            f"promised: under {figure['promise']:.0f} s"
-        )
-    if args.json:
-        report = {"rows": len(rows), "source": source, "repeats": REPEATS, "seconds": figures}
-        args.json.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    for what, spread in spreads.items():
+        print(f"{what:<30} {spread:.2f} s, promised: under {PROMISED[what]:.0f} s")
+    results = {what: {**asdict(s), "promise": PROMISED[what]} for what, s in spreads.items()}
+    content = {"rows": len(rows), "source": source, "repeats": REPEATS, "seconds": results}
+    write_json(args.json, content)
 
 
-def released() -> tuple[Path, Path, str] | None:
-    """The released table, the folder of the official lists, and what to call them."""
+def find_or_make_table(folder: Path) -> tuple[Path, Path, str]:
+    """Return a table, the folder of its lists, and a name for them; what is made goes to folder."""
+    return find_released_table() or make_table(folder)
+
+
+def find_released_table() -> tuple[Path, Path, str] | None:
+    """Return the released table, the folder of the official lists, and a name for them."""
     table, lists = SHARED / "nih-tables" / "Data_Entry_2017.csv.gz", SHARED / "nih"
     if table.is_file() and (lists / TEST_LIST).is_file():
         return table, lists, "the released table and lists"
     return None
 
 
-def made(folder: Path) -> tuple[Path, Path, str]:
-    """A table and lists of the same size, written into a folder."""
+def make_table(folder: Path) -> tuple[Path, Path, str]:
+    """Write a table and lists of the released size."""
     rng = np.random.default_rng(0)
-    # Every patient has a image; the others fall on patients at random.
+    # Every patient has an image; the others fall on patients at random.
     extra = rng.integers(1, PATIENTS + 1, size=IMAGES - PATIENTS)
     patients = np.sort(np.concatenate([np.arange(1, PATIENTS + 1), extra]))
     numbers = np.arange(IMAGES) - np.searchsorted(patients, patients)
@@ -99,7 +94,7 @@ def made(folder: Path) -> tuple[Path, Path, str]:
 
 
 def make_images(folder: Path, names: list[str]) -> None:
-    """Empty files of these names, spread over the folders of the Kaggle layout."""
+    """Create empty files of these names, spread over the folders of the Kaggle layout."""
     share = -(-len(names) // FOLDERS)
     for number in range(FOLDERS):
         images = folder / f"images_{number + 1:03d}" / "images"
@@ -109,29 +104,9 @@ def make_images(folder: Path, names: list[str]) -> None:
 
 
 def read_and_split(table: Path, lists: Path) -> None:
-    """From the files to the part of every image."""
+    """Read the files and split the images."""
     rows = read_tables([table]).rows
     draw_split(rows, read_lists(lists, rows["image"]), seed=0)
-
-
-def timed(work: Callable[[], object]) -> list[float]:
-    """Seconds of each repeat."""
-    seconds = []
-    for _ in range(REPEATS):
-        start = time.perf_counter()
-        work()
-        seconds.append(time.perf_counter() - start)
-    return seconds
-
-
-def summarised(seconds: list[float], promise: float) -> dict[str, float]:
-    """Median, range and promise, in seconds."""
-    return {
-        "median": statistics.median(seconds),
-        "min": min(seconds),
-        "max": max(seconds),
-        "promise": promise,
-    }
 
 
 if __name__ == "__main__":

@@ -53,7 +53,7 @@ def percentile_interval(values: np.ndarray, level: float) -> np.ndarray:
 
     Args:
         values: (resamples, C); NaN where a resample leaves the value undefined.
-        level: the share of the defined values inside, such as 0.95.
+        level: the share of the defined values inside, 0.95 for 95 %.
 
     Returns:
         (2, C) lower and upper ends; NaN where no resample defines the value.

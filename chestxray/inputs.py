@@ -37,12 +37,12 @@ def open_checkpoint(options: Options) -> tuple[Options, Opened | None]:
     if stored is not None:
         options, differences = options.merged_with(stored.args, stored.images_done > 0)
         if options.resume and not _is_finished(options, stored):
-            say(f"going on from {opened.path}", *differences)
+            say(f"resuming from {opened.path}", *differences)
     return options, opened
 
 
 def is_finished(options: Options, opened: Opened | None) -> bool:
-    """Whether a bare --resume finds a run that is done; says so."""
+    """Say and return whether a bare --resume found a run that is done."""
     stored = opened.checkpoint if opened else None
     if opened is None or stored is None or not _is_finished(options, stored):
         return False
@@ -115,7 +115,7 @@ def check_same(
 
 
 def scores_origin(options: Options, opened: Opened, path: Path) -> ScoresOrigin:
-    """Where a scores CSV comes from, as its metrics file says it."""
+    """The origin of a scores CSV, as its metrics file states it."""
     stored = opened.checkpoint
     return ScoresOrigin(
         scores=path.name,

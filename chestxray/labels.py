@@ -1,4 +1,4 @@
-"""The 15 class names in their one fixed order, and the way from "A|B" to zeros and ones.
+"""The 15 class names in their one fixed order, and "A|B" as zeros and ones.
 
 Labels: Wang et al. 2017, arXiv:1705.02315. The order is alphabetical; it is written into every
 checkpoint and scores file and compared wherever two of them meet.
@@ -45,7 +45,7 @@ def canonical(label: str) -> str:
     """The class that a spelling means.
 
     Raises:
-        ValueError: the label is none of the 15; the message names the nearest one.
+        ValueError: the label is not one of the 15; the message names the nearest one.
     """
     name = _CANONICAL.get(_key(label))
     if name is None:
@@ -57,7 +57,7 @@ def canonical(label: str) -> str:
 
 
 def split_labels(text: str) -> list[str]:
-    """The labels of one cell as they are written: "A| B|" gives ["A", "B"]."""
+    """The labels of one cell as written: "A| B|" gives ["A", "B"]."""
     return [part.strip() for part in text.split("|") if part.strip()]
 
 
@@ -65,7 +65,7 @@ def encode(text: str) -> np.ndarray:
     """One cell of the label column as a multi-hot vector.
 
     Args:
-        text: names joined by "|", such as "Effusion|Mass"; repeats and a trailing "|" are harmless.
+        text: names joined by "|" ("Effusion|Mass"); repeats and a trailing "|" are harmless.
 
     Returns:
         (15,) uint8, 0 or 1, in the order of CLASSES.
@@ -75,7 +75,7 @@ def encode(text: str) -> np.ndarray:
     """
     names = {canonical(label) for label in split_labels(text)}
     if not names:
-        raise ValueError('no label; a image without findings is labelled "No Finding"')
+        raise ValueError('no label; an image without findings is labelled "No Finding"')
     if NO_FINDING in names and len(names) > 1:
         raise ValueError(f"{text!r} contradicts itself: {NO_FINDING} beside a finding")
     return np.array([name in names for name in CLASSES], dtype=np.uint8)

@@ -5,9 +5,9 @@ import math
 import os
 import shlex
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from chestxray.runtime.cli import Parser, number
 
@@ -70,7 +70,7 @@ class Options:
 
     @property
     def finishes_only(self) -> bool:
-        """Whether this is a bare --resume, which asks for no epoch beyond those planned."""
+        """A bare --resume, which asks for no epoch beyond those planned."""
         return self.resume and not self.ckpt and not self.typed & {"epochs", "stage"}
 
     def kept(self) -> dict[str, object]:
@@ -84,7 +84,7 @@ class Options:
         return shlex.join(f"{name}={getattr(self, name)}" for name in names)
 
     def typed_machine_flags(self) -> str:
-        """What was typed of the group machine, as it has to be typed again to resume."""
+        """The typed flags of the group machine, as they have to be typed again to resume."""
         words = []
         for name in MACHINE:
             if name in self.typed:
@@ -106,7 +106,7 @@ class Options:
 
         A typed option that the lineage, or the epoch under way, cannot change is wrong usage.
         """
-        changes: dict[str, Any] = {}
+        changes: dict[str, object] = {}
         differences = []
         stays = epoch_under_way and self.stage_or(kept) == kept["stage"]
         for name, value in kept.items():
@@ -132,7 +132,7 @@ class Options:
                 if name == "weights"
                 else f"{_flag(name)} {ours} instead of the checkpoint's {value}"
             )
-        return replace(self, **changes), differences
+        return Options(**vars(self) | changes), differences
 
     def stage_or(self, kept: Mapping[str, object]) -> object:
         """The stage that was typed, else the checkpoint's."""
@@ -166,7 +166,7 @@ def refuse_usage(message: str) -> NoReturn:
 
 
 def _contradiction(options: Options) -> str | None:
-    """What is wrong with a combination of flags; None where nothing is."""
+    """The fault of a combination of flags; None where there is none."""
     beside_test = [n for n in ("split", "scores", "ci") if n in options.typed and not options.test]
     rules = {
         "--resume trains and --test does not: give one of them": options.resume and options.test,
@@ -177,7 +177,7 @@ def _contradiction(options: Options) -> str | None:
         f"--stage {options.stage} is for training, and --test scores: leave it out": (
             options.test and options.stage > 1
         ),
-        f"--stage {options.stage} goes on from a checkpoint: add --resume --ckpt FILE": (
+        f"--stage {options.stage} continues from a checkpoint: add --resume --ckpt FILE": (
             options.stage > 1 and not options.resume
         ),
         f"--{''.join(beside_test[:1])} goes with --test": beside_test,
@@ -304,7 +304,7 @@ evaluation and machine excepted. Every long flag may be written with dashes or u
         nargs="?",
         const=True,
         metavar="FILE",
-        help="go on from FILE or --ckpt; alone: finish the newest unfinished run there",
+        help="resume from FILE or --ckpt; alone: finish the newest unfinished run there",
     )
     training.add_argument(
         "--ckpt", metavar="FILE", help="a checkpoint, looked up as given, then in the output folder"

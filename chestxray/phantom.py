@@ -411,7 +411,7 @@ def draw_dataset(
 ) -> None:
     """Draw `n` images with table and both lists into `folder`, in the layout of the NIH release.
 
-    A drawing that was stopped goes on: images that are there are kept. The table is written last:
+    A drawing that was stopped can be resumed: existing images are kept. The table is written last:
     a folder that has one is complete.
 
     Args:
@@ -495,7 +495,7 @@ def build_parser() -> Parser:
         prog="python -m chestxray.phantom",
         allow_abbrev=False,
         description="Draw chest images in the NIH ChestX-ray14 layout. They are not X-rays. "
-        "A drawing that was stopped goes on when the command is repeated.",
+        "The same command resumes a drawing that was stopped.",
     )
     parser.add_argument("folder", metavar="DIR", type=Path, help="where to put them")
     parser.add_argument(
@@ -530,7 +530,7 @@ def main(argv: list[str] | None = None) -> int:
         try:
             draw_dataset(args.folder, args.n, args.size, args.seed, stop.check)
         except Stopped:
-            say("the images drawn so far are kept: the same command goes on from there")
+            say("the images drawn so far are kept: the same command resumes from there")
             raise
         say(f"{plural(args.n, 'drawn image')} (no X-rays) in {args.folder}")
         return 0

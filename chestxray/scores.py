@@ -83,7 +83,7 @@ def metrics_path(path: Path) -> Path:
 
 @dataclass(frozen=True)
 class ScoresOrigin:
-    """Where a scores CSV comes from, as its metrics file says it.
+    """The origin of a scores CSV, as stored in its metrics file.
 
     Attributes:
         scores: name of the CSV.
@@ -101,7 +101,7 @@ class ScoresOrigin:
 
     @property
     def chose_the_epoch(self) -> bool:
-        """Whether the epoch of the checkpoint was chosen on some of these images."""
+        """Return whether the epoch of the checkpoint was chosen on some of these images."""
         return self.split in ("val", "all") and self.checkpoint == "best.pth"
 
 
@@ -142,7 +142,7 @@ def refuse_foreign_files(path: Path, origin: ScoresOrigin) -> None:
 
 
 def _has_origin(metrics: Path, origin: ScoresOrigin) -> bool:
-    """Whether a metrics file is of this checkpoint and split; its epochs may differ."""
+    """Return whether a metrics file is of this checkpoint and split; its epochs may differ."""
     names = ("run_id", "checkpoint", "split", "scores")
     try:
         found = json.loads(metrics.read_text(encoding="utf-8"))
@@ -212,7 +212,7 @@ def _check_texts(path: Path, frame: pd.DataFrame) -> None:
         if empty:
             raise ValueError(f"{path}: {plural(empty, 'row')} without {name}")
         unsafe = frame[name][~frame[name].map(is_harmless).astype(bool)]
-        if len(unsafe):  # they would go on into sets.csv
+        if len(unsafe):  # they would be copied into sets.csv
             raise ValueError(
                 f"{path}: {name} with a control character, or beginning like a formula with - = + "
                 f"or @: {join_limited(map(repr, unsafe))}"

@@ -1,4 +1,4 @@
-"""Data that the tests share: drawn images, real ones where they are at hand, and the door."""
+"""Data that the tests share: drawn images, real ones where they are at hand, main.py to call."""
 
 import shutil
 import subprocess

@@ -1,12 +1,16 @@
 """What several tests use: paths, a small checkpoint, a data set, comparisons."""
 
+import struct
 import time
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
+from PIL import Image
 
 from chestxray.checkpoints import checkpoint
 from chestxray.data.dataset import ChestDataset
@@ -87,10 +91,10 @@ def tensors(path: Path) -> dict[str, torch.Tensor]:
     held = checkpoint.load(path)
     moments = {
         f"{key}.{name}": value
-        for key, state in held["optimizer"]["state"].items()
+        for key, state in held.optimizer["state"].items()
         for name, value in state.items()
     }
-    return {**held["model"], **moments}
+    return {**held.model, **moments}
 
 
 def log_values(folder: Path) -> list[dict[str, object]]:
@@ -140,3 +144,37 @@ def load_plain(path: Path) -> dict[str, Any]:
 def made_options(*words: object) -> Options:
     """Options as main.py gets them from a command line."""
     return parse_options([str(word) for word in words])
+
+
+def noise_image(seed: int, side: int = 40) -> Image.Image:
+    rng = np.random.default_rng(seed)
+    return Image.fromarray(rng.integers(256, size=(side, side), dtype=np.uint8))
+
+
+def never() -> None:
+    pytest.fail("an image was decoded that is in the cache")
+
+
+def with_header(whole: bytes, width: int, height: int) -> bytes:
+    """A PNG's bytes with another width and height in its header."""
+    header = b"IHDR" + struct.pack(">II", width, height) + whole[24:29]
+    return whole[:12] + header + struct.pack(">I", zlib.crc32(header)) + whole[33:]
+
+
+def with_wrong_checksum(whole: bytes) -> bytes:
+    """The same pixels, but the checksum of the pixel data says that they are damaged."""
+    checksum = len(whole) - 12 - 4  # before the 12 bytes of IEND
+    return whole[:checksum] + bytes(4) + whole[checksum + 4 :]
+
+
+# name -> the broken file made from the bytes of a good PNG, and what its reason says
+BROKEN: dict[str, tuple[Callable[[bytes], bytes], str]] = {
+    "truncated": (lambda whole: whole[: len(whole) // 2], "(?i)truncated"),
+    "zero bytes": (lambda whole: b"", "empty file"),
+    "a web page": (lambda whole: b"<html><body>404</body></html>", "starts with b'<html>"),
+    "wrong checksum": (with_wrong_checksum, "checksum|broken|CRC"),
+    "damaged pixels": (lambda whole: whole[:200] + bytes(50) + whole[250:], "broken|damaged"),
+    "damaged header": (lambda whole: whole[:20] + b"????" + whole[24:], "PNG"),
+    "81 million pixels": (lambda whole: with_header(whole, 9000, 9000), "64 million"),
+    "900 million pixels": (lambda whole: with_header(whole, 30000, 30000), "pixels"),
+}

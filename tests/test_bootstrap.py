@@ -55,7 +55,7 @@ def test_the_interval_leaves_out_undefined_resamples() -> None:
     assert percentile_interval(np.empty((5, 0)), 0.95).shape == (2, 0)
 
 
-def test_the_interval_covers_a_known_mean_about_as_often_as_it_says() -> None:
+def test_the_interval_covers_a_known_mean_as_often_as_it_says() -> None:
     rng = np.random.default_rng(0)
     covered = 0
     for _ in range(300):

@@ -19,9 +19,10 @@ from chestxray.models import network as networks
 from chestxray.models.features import Features, keep_if_it_fits
 from chestxray.runtime.device import compute_fp32_in_full
 from chestxray.scores import read_scores
-from chestxray.training import trainer
+from chestxray.training.batches import EpochBatches
 from chestxray.training.losses import FocalLoss
 from chestxray.training.run import Run
+from chestxray.training.trainer import train_one_epoch
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
@@ -51,15 +52,14 @@ def network_of(stage: int, device: torch.device, bf16: bool = False) -> networks
     return network
 
 
-def epoch(network: networks.StagedNetwork, data: Features, sync_every: int, run: Run) -> None:
+def train_epoch(network: networks.StagedNetwork, data: Features, sync_every: int, run: Run) -> None:
     optimizer = torch.optim.Adam(network.trainable_parameters(), lr=1e-4, fused=True)
     order = np.random.default_rng(1).permutation(len(data))
-    trainer.train_one_epoch(
-        network, FocalLoss(), optimizer, data, order, 8, run, sync_every=sync_every
-    )
+    epoch = EpochBatches(data, order, 8, run.images_done, sync_every=sync_every)
+    train_one_epoch(network, FocalLoss(), optimizer, epoch, run)
 
 
-def test_gathered_on_the_device_or_sent_there_a_batch_is_the_cpus() -> None:
+def test_a_batch_gathered_on_the_device_is_the_cpus() -> None:
     indices = np.array([3, 30, 0, 11])
     expected = images(40, CPU).gather(indices)
     for resident in (False, True):
@@ -83,7 +83,7 @@ def test_a_step_on_a_gpu_has_the_loss_of_the_cpus(stage: int) -> None:
         network = network_of(stage, device)
         data = Features(images(9, device, resident=device == CUDA), network.frozen_stem())
         run = Run("r", stage, 1e-4, epochs_done=0, epochs_planned=1)
-        epoch(network, data, sync_every=16, run=run)  # one step: from the second on they part
+        train_epoch(network, data, sync_every=16, run=run)  # one step: from the second on they part
         assert run.images_done == 9
         sums.append(run.loss_sum / 9)
     assert sums[1] == pytest.approx(sums[0], rel=1e-4)
@@ -92,7 +92,7 @@ def test_a_step_on_a_gpu_has_the_loss_of_the_cpus(stage: int) -> None:
 @pytest.mark.parametrize("bf16", [False, True], ids=["fp32", "bf16"])
 @pytest.mark.parametrize("resident", [False, True])
 @pytest.mark.parametrize("stage", [1, 3])
-def test_the_host_waits_for_the_gpu_only_at_the_looks(
+def test_the_host_waits_for_the_gpu_only_at_the_syncs(
     stage: int, resident: bool, bf16: bool
 ) -> None:
     network = network_of(stage, CUDA, bf16)
@@ -100,20 +100,20 @@ def test_the_host_waits_for_the_gpu_only_at_the_looks(
     if stage > 1:
         assert "is kept" in keep_if_it_fits([data], free=1 << 40)
     run = Run("r", stage, 1e-4, epochs_done=0, epochs_planned=1)
-    epoch(network, data, sync_every=16, run=run)  # kernels are chosen, memory is taken
+    train_epoch(network, data, sync_every=16, run=run)  # kernels are chosen, memory is taken
     run.images_done = 0
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         torch.cuda.set_sync_debug_mode("warn")
         try:
-            epoch(network, data, sync_every=4, run=run)
+            train_epoch(network, data, sync_every=4, run=run)
         finally:
             torch.cuda.set_sync_debug_mode("default")
     waits = [w for w in caught if "called a synchronizing CUDA operation" in str(w.message)]
     assert len(waits) == 2, [f"{w.filename}:{w.lineno}: {w.message}" for w in waits]
 
 
-def test_a_line_of_runs_on_a_gpu_is_scored_alike_on_a_cpu(
+def test_a_lineage_on_a_gpu_is_scored_alike_on_a_cpu(
     chest: Callable[..., int], drawn: Path, tmp_path: Path
 ) -> None:
     data = ("--data_path", drawn)

@@ -1,37 +1,114 @@
-"""`make demo` from drawing to scores: minutes, so it runs with `make test-slow`."""
+"""`make demo` from drawing to risk control, stopped on its way: minutes, so it is marked slow."""
 
 import json
+import os
+import signal
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import ROOT
+from helpers import ROOT, wait_until
 
 from chestxray.labels import FINDINGS
 
+STAGE_1, STAGE_2 = "stage1_0005_03.pth", "stage2_0001_04.pth"
+
+
+def make(folder: Path, *words: str) -> "subprocess.Popen[str]":
+    """make in a session of its own, so that a Ctrl-C can go to its whole group."""
+    places = {"DATA": "drawn", "OUT": "out", "CACHE": "cache"}
+    variables = [f"DEMO_{name}={folder / place}" for name, place in places.items()]
+    # Not a part of the make that runs the tests.
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
+    return subprocess.Popen(
+        ["make", *words, *variables],
+        cwd=ROOT,
+        env=environ,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def wait_for(process: "subprocess.Popen[str]", condition: Callable[[], bool]) -> None:
+    wait_until(lambda: condition() or process.poll() is not None, seconds=900)
+    assert condition(), process.communicate()
+
+
+def stopped_by_ctrl_c(process: "subprocess.Popen[str]") -> str:
+    """What it has printed."""
+    os.killpg(process.pid, signal.SIGINT)
+    printed, _ = process.communicate(timeout=60)
+    assert process.returncode != 0
+    return printed
+
+
+def ended_well(process: "subprocess.Popen[str]") -> str:
+    """What it has printed."""
+    printed, said = process.communicate(timeout=1500)
+    assert process.returncode == 0, said
+    return printed
+
 
 @pytest.mark.slow
-@pytest.mark.timeout(1500)
-def test_the_demo_learns_from_drawn_images_and_says_where_everything_lies(tmp_path: Path) -> None:
-    done = subprocess.run(
-        ["make", "demo", f"DEMO_DATA={tmp_path}/drawn", f"DEMO_OUT={tmp_path}/out"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-    print(done.stdout)
-    metrics = json.loads((tmp_path / "out/stage2_0001_06_test_metrics.json").read_text())
+@pytest.mark.timeout(1800)
+def test_the_demo_learns_and_goes_on_where_it_was_stopped(tmp_path: Path) -> None:
+    drawn, out = tmp_path / "drawn", tmp_path / "out"
+    process = make(tmp_path, "demo")
+    wait_for(process, lambda: len(list((drawn / "images").glob("*.png"))) > 100)
+    stopped_by_ctrl_c(process)
+    assert not (drawn / "Data_Entry_2017.csv").exists()
+
+    process = make(tmp_path, "demo")
+    wait_for(process, (out / "last.pth").exists)
+    printed = stopped_by_ctrl_c(process)
+    assert "finishes it" in printed
+    assert not (out / STAGE_1).exists()
+
+    printed = ended_well(make(tmp_path, "demo"))
+    print(printed)
+    assert f"resuming from {out}/last.pth" in printed and "drawn images (no" not in printed
+    assert_it_has_learned(out, printed)
+
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    printed = ended_well(make(tmp_path, "demo"))
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
+    assert "The demo is complete" in printed and str(out / STAGE_2) in printed
+    assert "main.py" not in printed
+    ended_well(make(tmp_path, "clean-demo"))
+    assert not list(tmp_path.iterdir())
+
+
+def assert_it_has_learned(out: Path, printed: str) -> None:
+    """The mean AUC is good, files are where the output says, both levels are certified."""
+    metrics = json.loads((out / STAGE_2.replace(".pth", "_test_metrics.json")).read_text())
     rows = [metrics["classes"][name] for name in FINDINGS]
     areas = [row["auc"] for row in rows if row["positives"] >= 5]
     assert len(areas) >= 10
     assert np.mean(areas) > 0.75
-    wrote = [line[6:] for line in done.stdout.splitlines() if line.startswith("wrote ")]
+    wrote = [line[6:] for line in printed.splitlines() if line.startswith("wrote ")]
     assert [Path(name).is_file() for name in wrote[:2]] == [True, True]
-    conformal = tmp_path / "out/stage2_0001_06_test_scores_fnr_crc"
+    conformal = out / STAGE_2.replace(".pth", "_test_scores_fnr_crc")
     assert wrote[2].startswith(f"{conformal}/: thresholds.json, sets.csv, report.json, report.md")
     levels = json.loads((conformal / "thresholds.json").read_text())["levels"]
     assert [level["alpha"] for level in levels] == [0.1, 0.2]
     assert 0 < levels[0]["threshold"] < levels[1]["threshold"] < 1
-    assert "drawn" in done.stdout
+    assert "drawn" in printed
+
+
+@pytest.mark.slow
+def test_a_demo_stopped_in_stage_2_resumes_that_stage(tmp_path: Path) -> None:
+    """With few images, and a save after each batch to wait for."""
+    first, second, last = (tmp_path / "out" / name for name in (STAGE_1, STAGE_2, "last.pth"))
+    words = (str(second), "DEMO_IMAGES=60", "DEMO_FLAGS=--save-minutes 0")
+    process = make(tmp_path, *words)
+    wait_for(process, lambda: first.exists() and first.samefile(last))
+    wait_for(process, lambda: not first.samefile(last))
+    assert "finishes it" in stopped_by_ctrl_c(process)
+    before = first.stat()
+    printed = ended_well(make(tmp_path, *words))
+    assert f"resuming from {last}" in printed and "stage 2" not in printed.partition("resuming")[0]
+    assert second.samefile(last) and first.stat() == before

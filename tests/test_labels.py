@@ -19,7 +19,7 @@ def test_a_cell_becomes_ones_at_the_places_of_its_classes():
     assert (target.dtype, target.tolist()) == (np.uint8, [1, 0, 0, 0, 0, 0, 0, 1] + [0] * 7)
 
 
-def test_decode_inverts_encode_in_whatever_order_the_labels_stand():
+def test_decode_inverts_encode_in_any_order_of_the_labels():
     rng = np.random.default_rng(0)
     for count in [*range(1, 15)] * 10:
         names = rng.choice(FINDINGS, size=count, replace=False)

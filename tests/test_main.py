@@ -1,4 +1,4 @@
-"""The door: what is typed, what is refused, and runs from end to end on drawn images."""
+"""main.py: what is typed, what is refused, and runs from end to end on drawn images."""
 
 import json
 import os
@@ -35,7 +35,7 @@ def one_or_two_lines(text: str) -> bool:
     ("words", "message"),
     [
         ("--stage 7", "--stage: invalid choice: 7"),
-        ("--stage 2", "--stage 2 goes on from a checkpoint: add --resume --ckpt FILE"),
+        ("--stage 2", "--stage 2 continues from a checkpoint: add --resume --ckpt FILE"),
         ("--stage 2 --test --ckpt a.pth", "--stage 2 is for training"),
         ("--resume=", "--resume is followed by an empty name"),
         ("--test --ckpt=", "--ckpt is followed by an empty name"),
@@ -76,7 +76,7 @@ def test_wrong_usage_is_one_line_and_exit_2(
 
 
 @pytest.mark.parametrize("words", [["--help"], ["--stage", "7"], ["--test"], ["--epoch", "3"]])
-def test_help_and_wrong_usage_answer_before_torch_or_pandas_is_imported(words: list[str]) -> None:
+def test_help_and_wrong_usage_import_neither_torch_nor_pandas(words: list[str]) -> None:
     code = (
         "import sys, main\n"
         f"sys.argv = ['main.py', *{words!r}]\n"
@@ -104,7 +104,7 @@ def test_help_shows_every_group_default_and_the_examples(
     assert text.count("(default: ") >= 16
 
 
-def test_every_long_flag_may_be_written_with_dashes_or_underscores() -> None:
+def test_long_flags_may_be_written_with_dashes_or_underscores() -> None:
     for dashed in ("--data-path", "--split-seed", "--loss-func", "--output-dir", "--batch-size"):
         value = {"--split-seed": "7", "--loss-func": "BCE", "--batch-size": "7"}.get(dashed, "my_x")
         for flag in (dashed, dashed.replace("-", "_").replace("__", "--")):
@@ -137,7 +137,7 @@ def test_a_checkpoint_that_is_not_there_is_answered_with_what_is(
     for words in (["--test", "--ckpt", "stage1_0001_04.pth"], ["-r", "stage1_0001_04.pth"]):
         assert chest(*words) == 1
         said = capsys.readouterr().err
-        assert "stage1_0001_04.pth is not there" in said and "there is stage1_0001_03.pth" in said
+        assert "stage1_0001_04.pth was not found; checkpoints holds stage1_0001_03.pth" in said
         assert one_or_two_lines(said)
 
 
@@ -168,7 +168,7 @@ def two_epochs(drawn: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("workers", [0, 1, 2])
-def test_the_same_command_gives_the_same_bits_whatever_the_workers(
+def test_the_same_command_gives_the_same_bits_with_any_workers(
     chest: Chest, drawn: Path, two_epochs: Path, workers: int
 ) -> None:
     assert chest("--data_path", drawn, *SMALL, "--epochs", 2, "--workers", workers) == 0
@@ -191,7 +191,7 @@ def test_one_epoch_and_a_resumed_one_equal_two_in_one_go(
 
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
-def test_a_stopped_run_says_how_to_go_on_and_goes_on_exactly(
+def test_a_stopped_run_says_how_to_resume_and_resumes_exactly(
     chest: Chest,
     drawn: Path,
     two_epochs: Path,
@@ -230,7 +230,7 @@ def test_a_signal_before_the_first_batch_leaves_no_checkpoint(
     assert not list(Path("checkpoints").glob("[!.]*"))
 
 
-def test_the_figures_are_scikit_learns_on_the_exported_csv(
+def test_the_metrics_are_scikit_learns_on_the_exported_csv(
     drawn: Path, two_epochs: Path, chest: Chest, capsys: pytest.CaptureFixture[str]
 ) -> None:
     csv = two_epochs / "last_test_scores.csv"
@@ -259,7 +259,7 @@ def test_the_figures_are_scikit_learns_on_the_exported_csv(
     assert found["intervals"] is not None or "--ci" not in printed
 
 
-def test_the_scores_csv_holds_each_test_image_once_with_the_labels_of_the_table(
+def test_the_scores_csv_has_each_test_image_once_with_its_labels(
     drawn: Path, two_epochs: Path
 ) -> None:
     table = read_scores(two_epochs / "last_test_scores.csv")
@@ -275,7 +275,7 @@ def test_the_scores_csv_holds_each_test_image_once_with_the_labels_of_the_table(
     np.testing.assert_allclose(table.scores, 1 / (1 + np.exp(-table.logits)), rtol=1e-5)
 
 
-def test_the_checkpoint_has_the_documented_keys_and_plain_values_only(two_epochs: Path) -> None:
+def test_the_checkpoint_has_the_documented_keys_only(two_epochs: Path) -> None:
     held = torch.load(two_epochs / "last.pth", weights_only=True)
     keys = """format run_id arch classes stage lr epochs_done epochs_planned images_done loss_sum
     seconds_done parent split size mean std args model optimizer history versions threads
@@ -320,12 +320,12 @@ def test_a_bare_resume_passes_over_a_damaged_last_and_says_so(
     assert chest("--resume", "--epochs", 1, "--no-cache") == 0
     said = capsys.readouterr().out
     assert "passed over: checkpoints/last.pth is not a .pth, or damaged" in said
-    assert "going on from checkpoints/stage1_0001_02.pth" in said
+    assert "resuming from checkpoints/stage1_0001_02.pth" in said
     assert load_plain(last)["epochs_done"] == 3
     shutil.rmtree("checkpoints")
 
 
-def test_a_new_stage_freezes_takes_the_weights_along_and_begins_a_fresh_optimizer(
+def test_a_new_stage_takes_the_weights_and_a_fresh_optimizer(
     chest: Chest, two_epochs: Path
 ) -> None:
     shutil.copytree(two_epochs, "checkpoints")
@@ -341,7 +341,7 @@ def test_a_new_stage_freezes_takes_the_weights_along_and_begins_a_fresh_optimize
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_a_stage_with_kept_features_goes_on_exactly(
+def test_a_stage_with_kept_features_resumes_exactly(
     chest: Chest, two_epochs: Path, capsys: pytest.CaptureFixture[str], precision: str
 ) -> None:
     machine = ("--precision", precision, "--no-cache")
@@ -385,7 +385,7 @@ def test_a_signal_while_features_are_kept_changes_no_file(
     shutil.rmtree("checkpoints")
 
 
-def test_a_new_run_does_not_replace_another_ones_files_unasked(
+def test_a_new_run_does_not_replace_another_runs_files_unasked(
     chest: Chest, drawn: Path, two_epochs: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = {p.name: p.stat().st_mtime_ns for p in two_epochs.glob("[!.]*")}
@@ -396,7 +396,7 @@ def test_a_new_run_does_not_replace_another_ones_files_unasked(
     assert before == {p.name: p.stat().st_mtime_ns for p in two_epochs.glob("[!.]*")}
 
 
-def test_a_run_that_overwrites_another_can_be_gone_on_with(
+def test_a_run_that_overwrites_another_can_be_resumed(
     chest: Chest, drawn: Path, two_epochs: Path
 ) -> None:
     shutil.copytree(two_epochs, "checkpoints")
@@ -410,7 +410,7 @@ def test_a_run_that_overwrites_another_can_be_gone_on_with(
     shutil.rmtree("checkpoints")
 
 
-def test_a_test_of_another_folder_leaves_out_patients_that_the_run_has_seen(
+def test_a_test_elsewhere_leaves_out_patients_the_run_has_seen(
     chest: Chest, drawn: Path, two_epochs: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shutil.copytree(drawn, "elsewhere")
@@ -446,7 +446,7 @@ def test_scores_of_something_else_are_not_replaced_unasked(
     assert chest(*words, "--split", "val") == 1
 
 
-def test_scores_that_cannot_be_written_are_said_before_a_image_is_decoded(
+def test_unwritable_scores_are_refused_before_decoding(
     chest: Chest,
     two_epochs: Path,
     monkeypatch: pytest.MonkeyPatch,

@@ -44,7 +44,7 @@ def coarse(finding: str, seed: int) -> np.ndarray:
 
 
 def change(finding: str, seed: int) -> float:
-    """How far a finding departs from the image without it, in standard deviations of that.
+    """The largest change that a finding makes, in standard deviations of the image without it.
 
     Both images show the same body in the same pose; their exposures differ and are fitted out.
     """
@@ -189,7 +189,7 @@ def test_the_command_says_that_its_images_are_drawn(
     assert err.startswith("error: ") and str(folder) in err and len(err.splitlines()) == 1
 
 
-def test_a_drawing_goes_on_where_it_was_stopped(tmp_path: Path) -> None:
+def test_a_stopped_drawing_is_resumed(tmp_path: Path) -> None:
     draw_dataset(tmp_path / "straight", n=12, size=32, seed=7)
     calls = iter(range(12))
 
@@ -242,7 +242,7 @@ def test_a_stopped_command_says_that_it_can_be_repeated(tmp_path: Path) -> None:
         process.terminate()
         out, err = process.communicate()
     assert process.returncode == 128 + signal.SIGTERM
-    assert "the same command goes on" in out and "stopped by SIGTERM" in err
+    assert "the same command resumes" in out and "stopped by SIGTERM" in err
     assert not list(tmp_path.glob("d/images/.*")) and not list(tmp_path.glob("d/*.csv"))
 
 

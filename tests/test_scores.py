@@ -63,7 +63,7 @@ def test_every_float32_survives_nine_digits(tmp_path: Path) -> None:
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=5))
 @example([0.18, 0.1 + 0.2, 5e-324, 1.0])
-def test_a_score_is_read_as_the_number_that_its_text_says(values: list[float]) -> None:
+def test_a_score_is_read_as_the_number_in_its_text(values: list[float]) -> None:
     rows = "".join(f"{i},0,{value!r},{value!r}\n" for i, value in enumerate(values))
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "s.csv"
@@ -72,7 +72,7 @@ def test_a_score_is_read_as_the_number_that_its_text_says(values: list[float]) -
     assert back.scores[:, 0].tolist() == back.logits[:, 0].tolist() == values
 
 
-def test_the_file_has_the_documented_columns_sorted_rows_and_plain_line_ends(
+def test_the_file_has_the_documented_columns_and_sorted_rows(
     tmp_path: Path,
 ) -> None:
     write_scores(tmp_path / "s.csv", random_scores())
@@ -85,7 +85,7 @@ def test_the_file_has_the_documented_columns_sorted_rows_and_plain_line_ends(
     assert names == sorted(set(names)) and len(names) == 50
 
 
-def test_other_models_scores_are_read_with_any_classes_and_without_the_optional_columns(
+def test_scores_of_other_models_are_read_with_any_classes(
     tmp_path: Path,
 ) -> None:
     text = "\ufeffimage,p_B,p_A,y_B,y_A\nb.png,0.25,1,0,1\na.png,0,0.5,1,0\n"
@@ -146,7 +146,7 @@ def test_validation_scores_of_the_best_epoch_carry_a_note(tmp_path: Path) -> Non
         assert (found["checkpoint"], found["split"], found["run_id"]) == (name, split, "r")
 
 
-def test_only_scores_of_the_same_checkpoint_and_split_are_replaced_unasked(tmp_path: Path) -> None:
+def test_only_scores_of_the_same_origin_are_replaced(tmp_path: Path) -> None:
     path = tmp_path / "s.csv"
     mine = ScoresOrigin("s.csv", "a.pth", "test", "mine", 1, 1)
     refuse_foreign_files(path, mine)
@@ -175,10 +175,10 @@ def test_only_scores_of_the_same_checkpoint_and_split_are_replaced_unasked(tmp_p
         ("_Mass", "_", "a class without a name"),
     ],
 )
-def test_what_a_spreadsheet_would_run_is_refused(
+def test_text_that_a_spreadsheet_would_run_is_refused(
     tmp_path: Path, before: str, after: str, message: str
 ) -> None:
-    """Names, patients and classes of other programs' scores go on into sets.csv."""
+    """Names, patients and classes of other programs' scores are copied into sets.csv."""
     write_scores(tmp_path / "s.csv", random_scores())
     text = (tmp_path / "s.csv").read_text()
     assert before in text

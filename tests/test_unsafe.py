@@ -1,4 +1,4 @@
-"""What .ci/run refuses to have in the program."""
+"""Unsafe calls that .ci/run refuses to have in the program."""
 
 import subprocess
 from pathlib import Path

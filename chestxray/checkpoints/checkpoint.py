@@ -1,4 +1,4 @@
-"""What a checkpoint holds, its name, and how it is written and read: whole or not at all.
+"""A checkpoint: its content and its name, written and read whole or not at all.
 
 A checkpoint is a zip of tensors and plain values that `torch.load(weights_only=True)` reads, so
 that opening one runs no code (chestxray/checkpoints/schema.py has each key's kind and range).
@@ -53,7 +53,7 @@ class TableRecord:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A run between two batches, and all that it takes to go on; its fields are the file's keys.
+    """A run between two batches, with all that resuming takes; its fields are the file's keys.
 
     Attributes:
         run_id: of the lineage.
@@ -82,7 +82,7 @@ class Checkpoint:
     size: int
     mean: list[float]
     std: list[float]
-    args: dict[str, Any]
+    args: dict[str, object]
     table: TableRecord
     precision: str
     processes: int

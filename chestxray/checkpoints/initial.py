@@ -20,7 +20,7 @@ def start_network(weights: str, seed: int, opened: Opened | None, job: Job) -> S
     Args:
         weights: "imagenet", "none" or a file, for a new run.
         seed: of fresh weights.
-        opened: has the weights to go on with, or to score with; None for a new run.
+        opened: holds the weights to continue or score with; None for a new run.
         job: its first process on a machine alone downloads weights.
 
     Raises:
@@ -34,11 +34,6 @@ def start_network(weights: str, seed: int, opened: Opened | None, job: Job) -> S
         load_weights(network, opened.weights)
     network.bf16 = job.precision == "bf16"
     return network.to(job.device)
-
-
-def freeze(network: StagedNetwork, stage: int, weights: str) -> None:
-    """Freeze what a stage does not train; without pretrained weights stage 1 trains everything."""
-    network.set_stage(stage, from_scratch=weights == "none")
 
 
 def _body(weights: str, job: Job) -> Mapping[str, torch.Tensor] | None:

@@ -1,4 +1,4 @@
-"""Which checkpoint a typed name means, and opening it."""
+"""From a typed name to an opened checkpoint."""
 
 import re
 from dataclasses import dataclass, replace
@@ -47,7 +47,7 @@ class Opened:
 
 
 def open_to_resume(name: str | None, folder: Path) -> Opened:
-    """Open the checkpoint that a run goes on from.
+    """Open the checkpoint that a run continues from.
 
     Args:
         name: as typed; None takes the newest in the folder that can be read.
@@ -173,8 +173,8 @@ def describe_other_machine(stored: Checkpoint, precision: str, processes: int) -
         )
     if stored.processes != processes:
         notes.append(
-            f"processes {stored.processes} -> {processes}: the order of the images goes on, and a "
-            "step takes another number of them"
+            f"processes {stored.processes} -> {processes}: the order of the images continues, and "
+            "a step takes another number of them"
         )
     return notes
 

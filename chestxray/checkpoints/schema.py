@@ -1,4 +1,4 @@
-"""What a checkpoint must hold: each key, its kind and its range."""
+"""The keys of a checkpoint, each with its kind and its range."""
 
 import math
 from collections.abc import Callable
@@ -137,12 +137,12 @@ def check(value: Any, rule: Any = SCHEMA, where: str = "") -> None:
             raise ValueError(f"{where} is {shown!s:.80}, not {rule.words}")
     elif isinstance(rule, list):
         if type(value) is not list:
-            raise ValueError(f"{where} is no list")
+            raise ValueError(f"{where} is not a list")
         for number, item in enumerate(value):
             check(item, rule[0], f"{where}[{number}]")
     else:
         if not isinstance(value, dict):
-            raise ValueError(f"{where} is no dict")
+            raise ValueError(f"{where} is not a dict")
         for key, inner in rule.items():
             name = f"{where}.{key}".removeprefix(".")
             if key not in value:

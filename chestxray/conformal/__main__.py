@@ -8,17 +8,17 @@ python -m chestxray.conformal NEW.csv --apply OUT/thresholds.json
 
 import argparse
 import sys
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from chestxray.conformal import artifacts
-from chestxray.conformal.apply import apply, of_split
+from chestxray.conformal.apply import apply, take_split
 from chestxray.conformal.calibrate import (
+    Certificate,
     Config,
-    Level,
     Rows,
     calibrate,
     risk_table,
@@ -26,6 +26,7 @@ from chestxray.conformal.calibrate import (
 )
 from chestxray.conformal.metrics import prediction_sets, realised
 from chestxray.conformal.resplits import cut_patients
+from chestxray.conformal.risks import RISKS
 from chestxray.runtime.cli import Parser, PipeSafeStreams
 from chestxray.runtime.text import join_limited, plural
 from chestxray.scores import Scores, read_scores
@@ -34,7 +35,7 @@ FRONTIER = [f"{percent / 100:g}" for percent in range(5, 75, 5)]
 
 
 def share(word: str) -> str:
-    """A number in (0, 1), kept as typed, so that it can be taken exactly."""
+    """Check a number in (0, 1) and keep it as typed, so that it can be taken exactly."""
     try:
         inside = 0 < Fraction(word) < 1 and 0 < float(word) < 1
     except (ValueError, ZeroDivisionError):
@@ -69,12 +70,15 @@ def build_parser() -> Parser:
     parser.add_argument(
         "csv", metavar="SCORES.csv", type=Path, help="image, patient, y_*, p_*; or .gz"
     )
-    parser.add_argument("--risk", choices=("fnr", "fdr"), default="fnr", help="(default: fnr)")
+    risks = ", ".join(f"{name}: {risk.label}" for name, risk in RISKS.items())
+    parser.add_argument(
+        "--risk", choices=tuple(RISKS), default="fnr", help=f"{risks} (default: fnr)"
+    )
     parser.add_argument(
         "--method",
         choices=("crc", "rcps", "ltt"),
         help="crc: in expectation; rcps, ltt: with probability 1 - delta "
-        "(default: crc for fnr, ltt for fdr)",
+        "(default: crc for a monotone risk, which fnr is, else ltt)",
     )
     parser.add_argument("--alpha", type=share, nargs="+", metavar="A", help="levels, 0 < A < 1")
     parser.add_argument("--delta", type=share, default="0.1", metavar="D", help="(default: 0.1)")
@@ -95,16 +99,16 @@ def build_parser() -> Parser:
         type=fraction,
         default=0.5,
         metavar="X",
-        help="of the patients that calibrate, the others evaluate; 1: all calibrate (default: 0.5)",
+        help="share of the patients that calibrate, 1 for all; the others evaluate (default: 0.5)",
     )
     parser.add_argument(
-        "--seed", type=whole, default=0, metavar="N", help="of every draw (default: 0)"
+        "--seed", type=whole, default=0, metavar="N", help="seed of every draw (default: 0)"
     )
     parser.add_argument(
         "--no-positive",
         choices=("drop", "zero", "error"),
         default="drop",
-        help="the miss rate of a image without positive class (default: drop, it does not count)",
+        help="an image without a positive class in the miss rate (default: drop, it is left out)",
     )
     parser.add_argument(
         "--empty",
@@ -117,7 +121,7 @@ def build_parser() -> Parser:
         "--fwer",
         choices=("fst", "holm"),
         default="fst",
-        help="of ltt: fixed sequence, or Holm (fst)",
+        help="of ltt: fixed sequence, or Holm (default: fst)",
     )
     parser.add_argument(
         "--exclude", nargs="+", default=[], metavar="CLASS", help="classes left out"
@@ -145,22 +149,13 @@ def build_parser() -> Parser:
     return parser
 
 
-def check_usage(parser: Parser, args: argparse.Namespace, typed: dict[str, Any]) -> None:
-    """Refuse choices that contradict each other (exit 2)."""
+def check_usage(parser: Parser, args: argparse.Namespace, typed: dict[str, object]) -> None:
+    """Refuse options that contradict each other (exit 2)."""
     if args.apply:
         for name in sorted(typed.keys() - {"csv", "apply", "split", "out"}):
-            parser.error(f"--apply brings its choices along: leave --{name.replace('_', '-')} out")
+            parser.error(f"--apply brings its options along: leave --{name.replace('_', '-')} out")
         return
-    args.method = args.method or {"fnr": "crc", "fdr": "ltt"}[args.risk]
-    if args.risk == "fdr" and args.method != "ltt":
-        parser.error(f"--method {args.method} needs a monotone risk and FDR is none: --method ltt")
-    if args.method == "ltt" and args.risk == "fdr" and args.empty and args.fwer == "fst":
-        parser.error(
-            "--fwer fst begins at all-empty sets, which --empty 1 makes a full loss: --fwer holm"
-        )
-    if args.per_class and (args.risk, args.method) != ("fnr", "crc"):
-        parser.error("--per-class is for --risk fnr --method crc")
-    if not (args.alpha or args.frontier or args.apply or args.npz):
+    if not (args.alpha or args.frontier or args.npz):
         parser.error("--alpha A is needed; --frontier shows what each level costs")
     if args.frontier and args.alpha:
         parser.error("--frontier is for choosing alpha on other rows: leave --alpha out")
@@ -168,9 +163,25 @@ def check_usage(parser: Parser, args: argparse.Namespace, typed: dict[str, Any])
         parser.error(f"--delta {args.delta} is the chance that the promise fails: below 0.5")
     if args.npz and args.npz.resolve() == args.csv.resolve():
         parser.error(f"--npz {args.npz} is the scores file itself")
-    args.alpha = list({Fraction(alpha): alpha for alpha in reversed(args.alpha or [])}.values())[
-        ::-1
-    ]
+    fault = _method_fault(make_config(args))
+    if fault:
+        parser.error(fault)
+
+
+def _method_fault(config: Config) -> str:
+    """The reason why the method cannot control the risk; "" where it can."""
+    risk = config.target_risk
+    if config.method not in risk.methods:
+        return (
+            f"--method {config.method} needs a monotone risk, which {risk.abbreviation} is not: "
+            f"--method {risk.methods[0]}"
+        )
+    if config.method == "ltt" and config.fwer == "fst" and risk.fixed_sequence_fault:
+        return f"--fwer fst {risk.fixed_sequence_fault}: --fwer holm"
+    if config.per_class and not (risk.by_class and config.method == "crc"):
+        names = join_limited(name for name, other in RISKS.items() if other.by_class)
+        return f"--per-class is for --risk {names} --method crc"
+    return ""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -186,46 +197,48 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def run(args: argparse.Namespace) -> int:
-    """The steps: read, choose rows, cut by patient, calibrate, judge, write."""
+    """The steps: read, choose rows, cut by patient, calibrate, evaluate, write."""
     if args.apply:
         print("\n".join(apply(args.csv, args.apply, args.split, args.out)))
         return 0
-    folder = args.out or args.csv.parent / f"{stem(args.csv)}_{args.risk}_{args.method}"
-    if args.alpha:
+    config, alphas = make_config(args), unique_alphas(args.alpha or [])
+    folder = args.out or args.csv.parent / f"{stem(args.csv)}_{config.risk}_{config.method}"
+    if alphas:
         artifacts.refuse_foreign_files(folder)
-    table = choose(read_scores(args.csv), args)
-    choices = chosen(args, table)
-    rows = Rows.of(table, args.unit)
-    if args.alpha or args.frontier:
-        rows.counting(choices)  # refuses what --no-positive error does, before anything is written
+    table = select(read_scores(args.csv), args)
+    if table.splits is not None:
+        config = replace(config, split=str(table.splits[0]))
+    rows = Rows.from_scores(table, args.unit)
+    if alphas or args.frontier:
+        rows.counting(config)  # refuses what --no-positive error does, before anything is written
     if args.npz:
         artifacts.write_npz(args.npz, rows)
         print(f"wrote {args.npz}")
     if args.frontier:
-        print(frontier(rows, choices))
-    if not args.alpha:
+        print(frontier(rows, config))
+    if not alphas:
         return 0
 
-    calibrates = cut(rows, choices)
+    calibrates = draw_calibration(rows, config)
     cal = rows.take(calibrates)
-    levels = [calibrate(cal, alpha, choices) for alpha in args.alpha]
-    if not any(level.certified for level in levels):
-        return refuse(levels, cal, choices)
-    print("\n".join(artifacts.write(folder, args.csv, table, calibrates, levels, choices)))
+    certificates = [calibrate(cal, alpha, config) for alpha in alphas]
+    if not any(certificate.certified for certificate in certificates):
+        return refuse(certificates, cal, config)
+    print("\n".join(artifacts.write(folder, args.csv, table, calibrates, certificates, config)))
     return 0
 
 
-def chosen(args: argparse.Namespace, table: Scores) -> Config:
+def make_config(args: argparse.Namespace) -> Config:
+    """The options of the calibration, but for the split that the rows turn out to have."""
     return Config(
         risk=args.risk,
-        method=args.method,
+        method=args.method or RISKS[args.risk]().methods[0],
         delta=float(args.delta),
         unit=args.unit,
         no_positive=args.no_positive,
         empty=float(args.empty),
         fwer=args.fwer,
         per_class=args.per_class,
-        split=None if table.splits is None else str(table.splits[0]),
         exclude=tuple(args.exclude),
         cal_fraction=args.cal_fraction,
         resplits=args.resplits,
@@ -233,14 +246,22 @@ def chosen(args: argparse.Namespace, table: Scores) -> Config:
     )
 
 
-def choose(table: Scores, args: argparse.Namespace) -> Scores:
+def unique_alphas(typed: list[str]) -> list[str]:
+    """Each alpha once, as it was first typed: 0.2 and 0.20 are the same."""
+    found: dict[Fraction, str] = {}
+    for alpha in typed:
+        found.setdefault(Fraction(alpha), alpha)
+    return list(found.values())
+
+
+def select(table: Scores, args: argparse.Namespace) -> Scores:
     """The rows of the split and the columns of the classes that are asked for."""
     if table.splits is None:
         print(
             f"{args.csv} has no split column: all {plural(len(table.image_names), 'row')} are used"
         )
     split = args.split or ("val" if args.frontier else "test")
-    table = of_split(args.csv, table, split)
+    table = take_split(args.csv, table, split)
     unknown = sorted(set(args.exclude) - set(table.classes))
     if unknown:
         raise ValueError(
@@ -254,44 +275,46 @@ def choose(table: Scores, args: argparse.Namespace) -> Scores:
     return table.take(np.ones(len(table.image_names), dtype=bool), kept)
 
 
-def cut(rows: Rows, choices: Config) -> np.ndarray:
+def draw_calibration(rows: Rows, config: Config) -> np.ndarray:
     """(N,) bool, the images of a random share of the patients."""
     names, codes = np.unique(rows.patients, return_inverse=True)
-    rng = np.random.default_rng(choices.seed)
-    return cut_patients(len(names), choices.cal_fraction, rng)[codes]
+    rng = np.random.default_rng(config.seed)
+    return cut_patients(len(names), config.cal_fraction, rng)[codes]
 
 
-def frontier(rows: Rows, choices: Config) -> str:
-    """What each level costs on these rows, as a table."""
-    table = risk_table(rows, choices)
-    units = plural(len(np.unique(rows.units)), choices.unit)
+def frontier(rows: Rows, config: Config) -> str:
+    """The cost of each level on these rows, as a table."""
+    losses = risk_table(rows, config)
+    units = plural(len(np.unique(rows.units)), config.unit)
+    columns = ["size", *(risk.abbreviation for risk in RISKS.values()), "empty"]
     lines = [
-        f"{choices.risk.upper()} by {choices.method} on {units}, figures on the same rows, which "
-        "are no calibration rows once alpha is chosen on them"
+        f"{config.target_risk.abbreviation} by {config.method} on {units}, metrics on the same "
+        "rows, which cannot calibrate once alpha is chosen on them",
+        f"{'alpha':>6}{'threshold':>12}" + "".join(f"{name:>7}" for name in columns),
     ]
-    lines += [f"{'alpha':>6}{'threshold':>12}{'size':>7}{'FNR':>7}{'FDR':>7}{'empty':>7}"]
     for alpha in FRONTIER:
-        level = calibrate(rows, alpha, choices, table)
-        if not level.certified:
-            lines.append(f"{alpha:>6}   {level.reason}")
+        certificate = calibrate(rows, alpha, config, losses)
+        if not certificate.certified:
+            lines.append(f"{alpha:>6}   {certificate.reason}")
             continue
-        sets = prediction_sets(rows.scores, level)
-        found = realised(rows, sets, choices)["patient" if choices.unit == "patient" else "image"]
-        figures = "".join(
-            f"{'n/a' if found[name] is None else format(found[name], '.3f'):>7}"
-            for name in ("size", "fnr", "fdr", "empty")
+        sets = prediction_sets(rows.scores, certificate)
+        found = realised(rows, sets, config)[config.unit]
+        values = "".join(
+            f"{'n/a' if value is None else format(value, '.3f'):>7}"
+            for value in (found.size, *found.risks.values(), found.empty)
         )
-        where = "by class" if level.threshold is None else f"{level.threshold:.6f}"
-        lines.append(f"{alpha:>6}{where:>12}{figures}")
+        threshold = certificate.threshold
+        where = "by class" if threshold is None else f"{threshold:.6f}"
+        lines.append(f"{alpha:>6}{where:>12}{values}")
     return "\n".join(lines)
 
 
-def refuse(levels: list[Level], cal: Rows, choices: Config) -> int:
-    """Say that and why nothing is certified, and what would be (exit 3)."""
-    for level in levels:
-        print(f"alpha {level.alpha}: nothing is certified, {level.reason}", file=sys.stderr)
-    if not all(level.lax for level in levels):
-        least = smallest_alpha(cal, choices)
+def refuse(certificates: list[Certificate], cal: Rows, config: Config) -> int:
+    """Say why nothing is certified, and the smallest alpha that would be (exit 3)."""
+    for found in certificates:
+        print(f"alpha {found.alpha}: nothing is certified, {found.reason}", file=sys.stderr)
+    if not all(found.trivially_met for found in certificates):
+        least = smallest_alpha(cal, config)
         hint = "none below 1" if least is None else f"{least} (needs fresh calibration rows)"
         print(f"the smallest certifiable alpha on these rows: {hint}", file=sys.stderr)
     return 3

@@ -1,4 +1,4 @@
-"""Concentration: how likely losses like these are if the risk is above alpha."""
+"""Concentration: p-values and upper bounds of the mean of i.i.d. losses in [0, 1]."""
 
 import numpy as np
 from scipy.stats import binom
@@ -29,7 +29,7 @@ def hoeffding_bentkus_p_values(risks: np.ndarray, n: int, alpha: float) -> np.nd
 
 
 def wsr_certifies(losses: np.ndarray, alpha: float, delta: float) -> np.ndarray:
-    """Whether the Waudby-Smith-Ramdas betting bound on the mean lies below alpha.
+    """Return whether the Waudby-Smith-Ramdas betting bound on the mean lies below alpha.
 
     Bates et al. 2021, arXiv:2101.02703, proposition 5: R+ < alpha where some capital process
     K_i(alpha) = prod_{j <= i} (1 - nu_j (L_j - alpha)) exceeds 1/delta.

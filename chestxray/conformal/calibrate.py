@@ -1,8 +1,8 @@
-"""Config and rows -> thresholds, one for each alpha, and the smallest alpha that has one."""
+"""Config and rows -> a certificate for each alpha, and the smallest alpha that has a threshold."""
 
 import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields, replace
 from fractions import Fraction
 from typing import Any
 
@@ -10,28 +10,22 @@ import numpy as np
 
 from chestxray.conformal.bounds import hoeffding_bentkus_p_values, wsr_bound
 from chestxray.conformal.control import (
-    Misses,
     corrected_risk,
-    crc_threshold,
+    largest_controlled,
     ltt_thresholds,
     rcps_threshold,
 )
-from chestxray.conformal.risks import (
-    GRID,
-    counting_rows,
-    false_discovery_rates,
-    miss_rates,
-    unit_codes,
-)
+from chestxray.conformal.risks import GRID, RISKS, LossCurves, Risk, unit_codes
 from chestxray.runtime.text import plural
 from chestxray.scores import Scores
 
 _DIGITS = 3  # of a printed smallest alpha
+_TRIVIALLY_MET = "even empty sets meet it: any threshold does, and none is needed"
 
 
 @dataclass(frozen=True)
 class Config:
-    """What is to be controlled, how, and for whom; the names are the command's flags.
+    """Options of a calibration: the risk, the method and for whom; names are the command's flags.
 
     `split` is --from: None where all rows are used.
     """
@@ -50,26 +44,39 @@ class Config:
     resplits: int = 1000
     seed: int = 0
 
-    def plain(self) -> dict[str, Any]:
-        """All choices by their flags, as JSON has them."""
-        held = asdict(self) | {"exclude": list(self.exclude)}
-        return {"from" if name == "split" else name: value for name, value in held.items()}
+    @property
+    def target_risk(self) -> Risk:
+        """The risk to be controlled, with the chosen conventions for 0/0."""
+        return RISKS[self.risk](self.no_positive, self.empty)
+
+    def to_json(self) -> dict[str, object]:
+        """All options by their flags."""
+        options = asdict(self) | {"exclude": list(self.exclude)}
+        return {"from" if name == "split" else name: value for name, value in options.items()}
 
     @classmethod
-    def of(cls, held: dict[str, Any]) -> "Config":
-        """Back from `plain`."""
-        named = {"split" if name == "from" else name: value for name, value in held.items()}
-        return cls(**named | {"exclude": tuple(held["exclude"])})
+    def from_json(cls, options: dict[str, Any]) -> "Config":
+        """Back from to_json.
+
+        Raises:
+            KeyError: an option is missing.
+            TypeError: there is one more.
+        """
+        named = {"split" if name == "from" else name: value for name, value in options.items()}
+        for field in fields(cls):
+            if field.name not in named:
+                raise KeyError(field.name)
+        return cls(**named | {"exclude": tuple(options["exclude"])})
 
 
-@dataclass
+@dataclass(frozen=True)
 class Rows:
-    """Images to calibrate on or to be judged by.
+    """Images to calibrate on or to evaluate.
 
     Attributes:
         targets: (N, K) uint8, 0 or 1.
         scores: (N, K) float64, in [0, 1].
-        units: (N,) what the guarantee is for: patients or image names.
+        units: (N,) names of what the guarantee is for: patients or images.
         patients: (N,) whose image it is; the image names where patients are not known.
     """
 
@@ -79,7 +86,7 @@ class Rows:
     patients: np.ndarray
 
     @classmethod
-    def of(cls, table: Scores, unit: str) -> "Rows":
+    def from_scores(cls, table: Scores, unit: str) -> "Rows":
         """The rows of a scores file; without labels, no class is positive."""
         patients = table.image_names if table.patients is None else table.patients
         labelled = table.targets.shape[1] > 0
@@ -90,92 +97,120 @@ class Rows:
     def take(self, mask: np.ndarray) -> "Rows":
         return Rows(self.targets[mask], self.scores[mask], self.units[mask], self.patients[mask])
 
-    def counting(self, choices: Config) -> "Rows":
+    def counting(self, config: Config) -> "Rows":
         """The images that the chosen risk counts."""
-        if choices.risk == "fdr":
-            return self
-        return self.take(counting_rows(self.targets, choices.no_positive))
+        return self.take(config.target_risk.counts(self.targets))
+
+    def with_class(self, k: int) -> "Rows":
+        """The images that have class k, with its column alone."""
+        own = self.take(self.targets[:, k] == 1)
+        return replace(own, targets=own.targets[:, [k]], scores=own.scores[:, [k]])
 
 
-@dataclass
-class Level:
+@dataclass(frozen=True)
+class Certificate:
     """The answer for one alpha.
 
     Attributes:
         alpha: as typed.
-        threshold: for p >= t; None where nothing is certified.
-        thresholds: with a threshold a class: by class number, None where the class is always in.
-        units_by_class: with them: units that have the class.
-        lax: nothing is certified because even empty sets would do.
         n_images, n_units: that calibrated.
+        threshold: for p >= t; None where nothing is certified.
+        thresholds: with a threshold for each class: by class number, None where the class is
+            always in the set.
+        units_by_class: with them: units that have the class.
         bound: the upper bound (RCPS), p-value (LTT) or corrected risk (CRC) at the threshold.
         reason: why nothing is certified.
+        trivially_met: nothing is certified because even empty sets would do.
     """
 
     alpha: str
-    threshold: float | None
     n_images: int
     n_units: int
+    threshold: float | None = None
+    thresholds: tuple[float | None, ...] | None = None
+    units_by_class: tuple[int, ...] | None = None
     bound: float | None = None
     reason: str | None = None
-    thresholds: list[float | None] | None = None
-    units_by_class: list[int] | None = None
-    lax: bool = False
+    trivially_met: bool = False
 
     @property
     def certified(self) -> bool:
-        found = [self.threshold] if self.thresholds is None else self.thresholds
+        found = (self.threshold,) if self.thresholds is None else self.thresholds
         return any(threshold is not None for threshold in found)
 
+    def thresholds_by_name(self, classes: tuple[str, ...]) -> dict[str, float | None] | None:
+        """The threshold of each class; None where all classes share one."""
+        named = self.thresholds
+        return None if named is None else dict(zip(classes, named, strict=True))
 
-def calibrate(rows: Rows, alpha: str, choices: Config, table: np.ndarray | None = None) -> Level:
-    """The threshold for one alpha, or one a class.
+    def units_by_name(self, classes: tuple[str, ...]) -> dict[str, int] | None:
+        """The number of units with each class; None where all classes share a threshold."""
+        named = self.units_by_class
+        return None if named is None else dict(zip(classes, named, strict=True))
+
+    def to_json(self, classes: tuple[str, ...]) -> dict[str, object]:
+        return {
+            "alpha": self.alpha,
+            "threshold": self.thresholds_by_name(classes) or self.threshold,
+            "n_images": self.n_images,
+            "n_units": self.n_units,
+            "units_by_class": self.units_by_name(classes),
+            "bound": self.bound,
+            "reason": self.reason,
+        }
+
+
+def calibrate(
+    rows: Rows, alpha: str, config: Config, losses: np.ndarray | None = None
+) -> Certificate:
+    """Find the threshold for one alpha, or one for each class.
 
     Args:
         rows: the calibration images.
         alpha: in (0, 1), as text, so that it is taken exactly.
-        choices: risk, method and conventions.
-        table: the losses of these rows where they are known already.
+        config: risk, method and conventions.
+        losses: risk_table of these rows where it is known already.
     """
-    if choices.per_class:
-        return _per_class(rows, alpha)
-    counting = rows.counting(choices)
-    names, codes = unit_codes(counting.units)
-    level = Level(alpha, None, len(codes), len(names))
-    if not len(codes):
-        level.reason = _NO_POSITIVE
-    elif choices.method == "crc":
-        _crc(level, counting, codes)
-    else:
-        losses = loss_table(counting, codes, choices) if table is None else table
-        {"rcps": _rcps, "ltt": _ltt}[choices.method](level, counting, losses, choices)
-    return level
+    if config.per_class:
+        return _per_class(rows, alpha, config)
+    counting = rows.counting(config)
+    blank = Certificate(alpha, len(counting.units), len(np.unique(counting.units)))
+    if not blank.n_images:
+        return replace(blank, reason=_nobody(config))
+    if config.method == "crc":
+        return _crc(blank, counting, loss_curves(counting, config))
+    if losses is None:
+        losses = loss_table(counting, config)
+    return {"rcps": _rcps, "ltt": _ltt}[config.method](blank, counting, losses, config)
 
 
-_NO_POSITIVE = "no image here has a positive class"
-
-
-def smallest_alpha(rows: Rows, choices: Config) -> str | None:
+def smallest_alpha(rows: Rows, config: Config) -> str | None:
     """The smallest alpha for which these rows certify anything, rounded up, as to be typed.
 
-    1/(n + 1) for CRC, the betting bound at the smallest threshold for RCPS, both to three digits;
-    for LTT by bisection, to 0.001. None where no alpha below 1 does.
+    The corrected risk or the betting bound at the smallest threshold for CRC and RCPS, to three
+    digits; for LTT by bisection, to 0.001. None where no alpha below 1 does.
     """
-    counting = rows.counting(choices)
-    if not counting.targets.any() and choices.risk == "fnr":
-        return None
-    table = risk_table(rows, choices)
-    if choices.method == "crc":
-        n = max(units_by_class(rows)) if choices.per_class else len(np.unique(counting.units))
-        found = _rounded_up(Fraction(1, n + 1))
-    elif choices.method == "rcps" and table is not None:
-        found = _rounded_up(
-            Fraction(wsr_bound(table[shuffled(len(table), choices), 0], choices.delta))
-        )
+    losses = risk_table(rows, config)
+    if config.method == "crc":
+        found = _rounded_up(_least_of_crc(rows, config))
+    elif config.method == "rcps" and losses is not None:
+        first = losses[shuffled(len(losses), config), 0]
+        found = _rounded_up(Fraction(wsr_bound(first, config.delta)))
     else:
-        found = _bisected(lambda alpha: calibrate(rows, alpha, choices, table))
-    holds = Fraction(found) < 1 and calibrate(rows, found, choices, table).certified
+        found = _bisected(lambda alpha: calibrate(rows, alpha, config, losses))
+    holds = Fraction(found) < 1 and calibrate(rows, found, config, losses).certified
     return found if holds else None
+
+
+def _least_of_crc(rows: Rows, config: Config) -> Fraction:
+    """The corrected risk at the smallest threshold, of the most frequent class if by class."""
+    if config.per_class:
+        return Fraction(1, max(units_by_class(rows)) + 1)
+    counting = rows.counting(config)
+    if not len(counting.units):
+        return Fraction(1)
+    least = loss_curves(counting, config).least
+    return (least + 1) / (len(np.unique(counting.units)) + 1)
 
 
 def _rounded_up(alpha: Fraction) -> str:
@@ -184,106 +219,115 @@ def _rounded_up(alpha: Fraction) -> str:
     return f"{math.ceil(alpha * 10**places) / 10**places:.{places}f}".rstrip("0")
 
 
-def _bisected(calibrated: Callable[[str], Level]) -> str:
-    """The first of 0.001, 0.002, ... 0.999 that is certified or lax; "1" where none is."""
+def _bisected(calibrated: Callable[[str], Certificate]) -> str:
+    """The first of 0.001, ... 0.999 that is certified or trivially met; "1" where none is."""
     low, high = 0, 1000
     while high - low > 1:
         middle = (low + high) // 2
-        level = calibrated(str(middle / 1000))
-        low, high = (low, middle) if level.certified or level.lax else (middle, high)
+        answer = calibrated(str(middle / 1000))
+        met = answer.certified or answer.trivially_met
+        low, high = (low, middle) if met else (middle, high)
     return f"{high / 1000:g}"
 
 
-def units_by_class(rows: Rows) -> list[int]:
-    """How many units have each class."""
-    return [len(np.unique(rows.units[column == 1])) for column in rows.targets.T]
+def units_by_class(rows: Rows) -> tuple[int, ...]:
+    """The number of units that have each class."""
+    return tuple(len(np.unique(rows.units[column == 1])) for column in rows.targets.T)
 
 
-def risk_table(rows: Rows, choices: Config) -> np.ndarray | None:
+def risk_table(rows: Rows, config: Config) -> np.ndarray | None:
     """loss_table of the images that count; None where the method needs none or nothing counts."""
-    counting = rows.counting(choices)
-    if choices.method == "crc" or not len(counting.units):
+    counting = rows.counting(config)
+    if config.method == "crc" or not len(counting.units):
         return None
-    return loss_table(counting, unit_codes(counting.units)[1], choices)
+    return loss_table(counting, config)
 
 
-def loss_table(rows: Rows, codes: np.ndarray, choices: Config) -> np.ndarray:
-    """(G, T) loss of each unit at each threshold of the grid."""
-    if choices.risk == "fnr":
-        return miss_rates(rows.targets, rows.scores, codes)
-    return false_discovery_rates(rows.targets, rows.scores, codes, choices.empty)
+def loss_table(rows: Rows, config: Config) -> np.ndarray:
+    """(G, T) loss of each unit at each threshold of the grid; `rows` are those that count."""
+    return config.target_risk.losses(rows.targets, rows.scores, unit_codes(rows.units)[1])
 
 
-def _per_class(rows: Rows, alpha: str) -> Level:
-    """CRC on each column alone: the miss rate of each class by itself; positives only."""
-    thresholds: list[float | None] = []
-    for k in range(rows.targets.shape[1]):
-        alone = rows.take(rows.targets[:, k] == 1)
-        codes = unit_codes(alone.units)[1]
-        found = crc_threshold(alone.targets[:, [k]], alone.scores[:, [k]], codes, alpha)
-        thresholds.append(float(found) if np.isfinite(found) else None)
-    level = Level(alpha, None, len(rows.units), len(np.unique(rows.units)))
-    level.thresholds, level.units_by_class = thresholds, units_by_class(rows)
+def loss_curves(rows: Rows, config: Config) -> LossCurves:
+    """The same as functions of the threshold, exactly where the risk allows it."""
+    return config.target_risk.curves(rows.targets, rows.scores, unit_codes(rows.units)[1])
+
+
+def _per_class(rows: Rows, alpha: str, config: Config) -> Certificate:
+    """CRC on each column alone: the risk of each class by itself; positives only."""
+    units = units_by_class(rows)
+    thresholds = tuple(
+        _class_threshold(rows.with_class(k), n, alpha, config) for k, n in enumerate(units)
+    )
+    n_units = len(np.unique(rows.units))
+    answer = Certificate(
+        alpha, len(rows.units), n_units, thresholds=thresholds, units_by_class=units
+    )
     if not rows.targets.any():
-        level.reason = _NO_POSITIVE
-    elif not level.certified:
-        level.reason = f"of the most frequent class, {_too_few(max(level.units_by_class), alpha)}"
-    return level
+        return replace(answer, reason=_nobody(config))
+    if not answer.certified:
+        reason = f"of the most frequent class, {_too_few(max(units), alpha)}"
+        return replace(answer, reason=reason)
+    return answer
+
+
+def _class_threshold(rows: Rows, n: int, alpha: str, config: Config) -> float | None:
+    if not n:
+        return None
+    found = largest_controlled(loss_curves(rows, config), n, alpha)
+    return float(found) if np.isfinite(found) else None
+
+
+def _nobody(config: Config) -> str:
+    return f"there is no image {config.target_risk.counted or 'with a positive class'}"
 
 
 def _too_few(n: int, alpha: str) -> str:
     return f"{plural(n, 'unit')} calibrated, fewer than 1/alpha - 1 = {1 / float(alpha) - 1:.1f}"
 
 
-def _crc(level: Level, rows: Rows, codes: np.ndarray) -> None:
-    found = crc_threshold(rows.targets, rows.scores, codes, level.alpha)
-    if found == np.inf:
-        level.reason = "even empty sets meet it: any threshold does, and none is needed"
-        level.lax = True
-    elif found == -np.inf:
-        level.reason = _too_few(level.n_units, level.alpha)
-    else:
-        level.threshold = found
-        every = np.ones(level.n_units, dtype=bool)
-        risk = Misses(rows.targets, rows.scores, codes).risk(found, every)
-        level.bound = float(corrected_risk(np.array(risk), level.n_units))
-
-
-def _rcps(level: Level, rows: Rows, losses: np.ndarray, choices: Config) -> None:
-    order = shuffled(len(losses), choices)
-    found = rcps_threshold(losses, float(level.alpha), choices.delta, order)
+def _crc(blank: Certificate, rows: Rows, curves: LossCurves) -> Certificate:
+    n = blank.n_units
+    found = largest_controlled(curves, n, blank.alpha)
     if found == -np.inf:
-        level.reason = "the bound is above it at the smallest threshold"
-        return
+        few = (n + 1) * Fraction(blank.alpha) < 1
+        above = "the corrected risk is above it at the smallest threshold"
+        return replace(blank, reason=_too_few(n, blank.alpha) if few else above)
     if not (rows.scores >= found).any():
-        level.reason = "even empty sets meet it: any threshold does, and none is needed"
-        level.lax = True
-        return
-    level.threshold = found
-    place = int(np.searchsorted(GRID, found))
+        return replace(blank, reason=_TRIVIALLY_MET, trivially_met=True)
+    risk = curves.risk(found, np.ones(n, dtype=bool))
+    return replace(blank, threshold=found, bound=float(corrected_risk(np.array(risk), n)))
+
+
+def _rcps(blank: Certificate, rows: Rows, losses: np.ndarray, config: Config) -> Certificate:
+    order, alpha = shuffled(len(losses), config), float(blank.alpha)
+    found = rcps_threshold(losses, alpha, config.delta, order)
+    if found == -np.inf:
+        return replace(blank, reason="the bound is above it at the smallest threshold")
+    if not (rows.scores >= found).any():
+        return replace(blank, reason=_TRIVIALLY_MET, trivially_met=True)
+    bound = wsr_bound(losses[order, int(np.searchsorted(GRID, found))], config.delta)
     # The bound is found to 1e-6 from above; that it is below alpha is certain.
-    level.bound = min(wsr_bound(losses[order, place], choices.delta), float(level.alpha))
+    return replace(blank, threshold=found, bound=min(bound, alpha))
 
 
-def shuffled(n: int, choices: Config) -> np.ndarray:
+def shuffled(n: int, config: Config) -> np.ndarray:
     """The order in which RCPS bets on n units: it knows no labels."""
-    return np.random.default_rng(choices.seed).permutation(n)
+    return np.random.default_rng(config.seed).permutation(n)
 
 
-def _ltt(level: Level, rows: Rows, losses: np.ndarray, choices: Config) -> None:
-    risks = losses.mean(axis=0)
-    strict_last = choices.risk == "fdr"
-    alpha = float(level.alpha)
+def _ltt(blank: Certificate, rows: Rows, losses: np.ndarray, config: Config) -> Certificate:
+    risks, n, alpha = losses.mean(axis=0), blank.n_units, float(blank.alpha)
+    strict_last = config.target_risk.strict_last
     certified = np.flatnonzero(
-        ltt_thresholds(risks, level.n_units, alpha, choices.delta, choices.fwer, strict_last)
+        ltt_thresholds(risks, n, alpha, config.delta, config.fwer, strict_last)
     )
     if not len(certified):
-        level.reason = "no threshold is certified"
-        return
+        return replace(blank, reason="no threshold is certified")
     place = int(certified[0] if strict_last else certified[-1])
     if not (rows.scores >= GRID[place]).any():
-        level.reason = "no calibration set is non-empty where it is certified"
-        level.lax = choices.risk == "fnr"  # FDR: a larger alpha certifies sets that are not empty
-        return
-    level.threshold = float(GRID[place])
-    level.bound = float(hoeffding_bentkus_p_values(risks[place], level.n_units, alpha))
+        # With empty sets at the strict end, a larger alpha certifies sets that are not empty.
+        reason = "no calibration set is non-empty where it is certified"
+        return replace(blank, reason=reason, trivially_met=not strict_last)
+    bound = float(hoeffding_bentkus_p_values(risks[place], n, alpha))
+    return replace(blank, threshold=float(GRID[place]), bound=bound)

@@ -1,7 +1,6 @@
-"""Scores and labels -> the threshold whose risk is controlled.
+"""Losses -> the threshold whose risk is controlled: CRC, RCPS and learn then test.
 
-All three take arrays and know no files. Thresholds are for `p >= t`: a larger one gives smaller
-sets.
+All take arrays and know no files. Thresholds are for `p >= t`: a larger one gives smaller sets.
 """
 
 from fractions import Fraction
@@ -9,7 +8,7 @@ from fractions import Fraction
 import numpy as np
 
 from chestxray.conformal.bounds import hoeffding_bentkus_p_values, wsr_certifies
-from chestxray.conformal.risks import GRID
+from chestxray.conformal.risks import GRID, LossCurves, Misses
 
 _BLOCK = 64  # thresholds of the grid whose capital is computed at once
 
@@ -32,64 +31,32 @@ def crc_threshold(
         The threshold; -inf where only sets of every class are safe, +inf where even empty sets
         meet alpha.
     """
-    allowed = (int(codes.max()) + 2) * Fraction(alpha) - 1 if len(codes) else Fraction(-1)
-    if allowed < 0:
+    if not len(codes):
         return -np.inf
-    misses = Misses(targets, scores, codes)
-    return misses.largest_threshold(allowed)
+    return largest_controlled(Misses(targets, scores, codes), int(codes.max()) + 1, alpha)
+
+
+def largest_controlled(
+    curves: LossCurves, n: int, alpha: Fraction | float | str, chosen: np.ndarray | None = None
+) -> float:
+    """Conformal risk control of any monotone loss: the largest t whose corrected risk meets alpha.
+
+    Args:
+        curves: the losses of the units.
+        n: units that count.
+        alpha: in [0, 1]; text and fractions are taken exactly.
+        chosen: (G,) bool, which n of the units count; all where None.
+
+    Returns:
+        The threshold; -inf where none is safe.
+    """
+    allowed = (n + 1) * Fraction(alpha) - 1
+    return -np.inf if allowed < 0 else curves.largest_threshold(allowed, chosen)
 
 
 def corrected_risk(risk: np.ndarray, n: int) -> np.ndarray:
-    """What CRC keeps at most alpha, (n R + B) / (n + 1) with B = 1: the risk if one more missed."""
+    """(n R + B) / (n + 1) with B = 1, which CRC keeps at most alpha: one more unit, all lost."""
     return (n * risk + 1) / (n + 1)
-
-
-class Misses:
-    """The positives in the order in which a rising threshold misses them."""
-
-    def __init__(self, targets: np.ndarray, scores: np.ndarray, codes: np.ndarray) -> None:
-        row, column = np.nonzero(targets)
-        scored = scores[row, column]
-        order = np.argsort(scored, kind="stable")
-        self.scores = scored[order]
-        self.units = codes[row][order]
-        per_image = targets.sum(axis=1, dtype=np.int64) * np.bincount(codes)[codes]
-        self.denominators = per_image[row][order]
-        self.weights = 1 / self.denominators
-
-    def largest_threshold(self, allowed: Fraction, chosen: np.ndarray | None = None) -> float:
-        """sup{t : the weights of the scores below t sum to at most `allowed`}.
-
-        Args:
-            allowed: at least 0.
-            chosen: (G,) bool, the units that count; all where None.
-        """
-        inside = slice(None) if chosen is None else chosen[self.units]
-        scores, weights = self.scores[inside], self.weights[inside]
-        sums = np.cumsum(weights)
-        # Floats decide but where the sum comes within rounding of the limit: there fractions do.
-        limit = float(allowed)
-        margin = 1e-9 * max(1.0, limit)
-        first = int(np.searchsorted(sums, limit - margin, side="right"))
-        last = int(np.searchsorted(sums, limit + margin, side="right"))
-        for place in range(first, last):
-            if self._sum(inside, place + 1) > allowed:
-                last = place
-                break
-        if last == len(scores):
-            return np.inf
-        return float(scores[last])  # of equal scores all or none are below the threshold
-
-    def risk(self, threshold: float, chosen: np.ndarray) -> float:
-        """Mean loss at a threshold of the chosen units, (G,) bool, at least one."""
-        missed = chosen[self.units] & (self.scores < threshold)
-        return float(self.weights[missed].sum() / chosen.sum())
-
-    def _sum(self, inside: slice | np.ndarray, count: int) -> Fraction:
-        values, times = np.unique(self.denominators[inside][:count], return_counts=True)
-        return sum(
-            (Fraction(int(t), int(v)) for v, t in zip(values, times, strict=True)), Fraction(0)
-        )
 
 
 def rcps_threshold(
@@ -123,7 +90,7 @@ def rcps_threshold(
 def ltt_thresholds(
     risks: np.ndarray, n: int, alpha: float, delta: float, fwer: str, strict_last: bool
 ) -> np.ndarray:
-    """Learn then test: which thresholds have risk at most alpha, all at once, with prob. 1 - delta.
+    """Learn then test: thresholds with risk at most alpha, all at once, with probability 1 - delta.
 
     Angelopoulos et al. 2021, arXiv:2110.01052, with Hoeffding-Bentkus p-values.
 
@@ -146,7 +113,7 @@ def ltt_thresholds(
 
 
 def holm(p_values: np.ndarray, delta: float) -> np.ndarray:
-    """(T,) bool, which hypotheses Holm's step-down procedure rejects at level delta."""
+    """(T,) bool, the hypotheses that Holm's step-down procedure rejects at level delta."""
     order = np.argsort(p_values, kind="stable")
     levels = delta / np.arange(len(p_values), 0, -1)
     rejected = np.zeros(len(p_values), dtype=bool)

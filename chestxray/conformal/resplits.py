@@ -1,13 +1,10 @@
 """The realised risk over many random cuts by patient into calibration and evaluation."""
 
-from collections.abc import Callable
-from fractions import Fraction
-
 import numpy as np
 
-from chestxray.conformal.calibrate import Config, Rows, loss_table
-from chestxray.conformal.control import Misses, ltt_thresholds, rcps_threshold
-from chestxray.conformal.risks import GRID, unit_codes
+from chestxray.conformal.calibrate import Config, Rows, loss_curves, loss_table
+from chestxray.conformal.control import largest_controlled, ltt_thresholds, rcps_threshold
+from chestxray.conformal.risks import GRID, GridLosses, LossCurves, unit_codes
 
 
 def cut_patients(n: int, fraction: float, rng: np.random.Generator) -> np.ndarray:
@@ -18,71 +15,67 @@ def cut_patients(n: int, fraction: float, rng: np.random.Generator) -> np.ndarra
     return chosen
 
 
-def resplit(rows: Rows, alpha: str, choices: Config) -> tuple[np.ndarray, np.ndarray]:
-    """Calibrate one threshold and judge it, on as many cuts as chosen.
+def resplit(rows: Rows, alpha: str, config: Config) -> tuple[np.ndarray, np.ndarray]:
+    """Calibrate one threshold and evaluate it, on as many cuts as chosen.
 
     Args:
         rows: all images, calibration and evaluation together.
         alpha: as in calibrate.
-        choices: with the number of cuts, the share that calibrates, and the seed.
+        config: with the number of cuts, the share that calibrates, and the seed.
 
     Returns:
         Risk on the units of the other side and threshold of each cut, (times,) both; NaN and not
         finite where a cut certifies nothing.
     """
-    counting = rows.counting(choices)
+    counting = rows.counting(config)
     codes = unit_codes(counting.units)[1]
-    rng = np.random.default_rng([choices.seed, 1])
-    cuts = _cuts(counting, codes, counting.patients, choices, rng)
+    rng = np.random.default_rng([config.seed, 1])
+    cuts = _cuts(counting, codes, counting.patients, config, rng)
     if not len(cuts):
-        return np.full(choices.resplits, np.nan), np.full(choices.resplits, -np.inf)
-    if choices.method == "crc":
-        misses = Misses(counting.targets, counting.scores, codes)
-        thresholds = _crc_thresholds(misses, cuts, alpha)
-        return _judged(misses.risk, cuts, thresholds), thresholds
-    losses = loss_table(counting, codes, choices)
-    if choices.method == "rcps":
+        return np.full(config.resplits, np.nan), np.full(config.resplits, -np.inf)
+    if config.method == "crc":
+        curves = loss_curves(counting, config)
+        thresholds = _crc_thresholds(curves, cuts, alpha)
+        return _realised(curves, cuts, thresholds), thresholds
+    losses = loss_table(counting, config)
+    if config.method == "rcps":
         orders = (rng.permutation(np.flatnonzero(cut)) for cut in cuts)
-        found = [rcps_threshold(losses, float(alpha), choices.delta, order) for order in orders]
+        found = [rcps_threshold(losses, float(alpha), config.delta, order) for order in orders]
         thresholds = np.array(found)
     else:
         largest = np.zeros(len(losses))  # the best score of a unit: its sets are empty above it
         np.maximum.at(largest, codes, counting.scores.max(axis=1))
-        thresholds = _ltt_thresholds(losses, largest, cuts, alpha, choices)
-
-    def risk(threshold: float, others: np.ndarray) -> float:
-        return float(losses[others, int(np.searchsorted(GRID, threshold))].mean())
-
-    return _judged(risk, cuts, thresholds), thresholds
+        thresholds = _ltt_thresholds(losses, largest, cuts, alpha, config)
+    return _realised(GridLosses(losses), cuts, thresholds), thresholds
 
 
-def resplit_per_class(rows: Rows, alpha: str, choices: Config) -> np.ndarray:
-    """Miss rate of each class over the cuts, each with a threshold of its own.
+def resplit_per_class(rows: Rows, alpha: str, config: Config) -> np.ndarray:
+    """Risk of each class over the cuts, each with its own threshold.
 
     Args:
-        rows, alpha, choices: as in resplit; the cuts are of all patients.
+        rows, alpha, config: as in resplit; the cuts are of all patients.
 
     Returns:
-        (times, K) mean miss rates of the other side's units with the class; 0 where too few
+        (times, K) mean losses of the other side's units with the class; 0 where too few
         calibrate, so that the class is in every set; NaN where no unit of the other side has it.
     """
-    found = np.full((choices.resplits, rows.targets.shape[1]), np.nan)
+    found = np.full((config.resplits, rows.targets.shape[1]), np.nan)
     for k in range(rows.targets.shape[1]):
-        alone = rows.take(rows.targets[:, k] == 1)
+        alone = rows.with_class(k)
         codes = unit_codes(alone.units)[1]
-        rng = np.random.default_rng([choices.seed, 1])  # the same cuts for every class
-        cuts = _cuts(alone, codes, rows.patients, choices, rng)
+        rng = np.random.default_rng([config.seed, 1])  # the same cuts for every class
+        cuts = _cuts(alone, codes, rows.patients, config, rng)
         if not len(cuts) or not len(codes):
             continue
-        misses = Misses(alone.targets[:, [k]], alone.scores[:, [k]], codes)
-        thresholds = _crc_thresholds(misses, cuts, alpha)
-        found[:, k] = _judged(misses.risk, cuts, thresholds)
+        curves = loss_curves(alone, config)
+        thresholds = _crc_thresholds(curves, cuts, alpha)
+        found[:, k] = _realised(curves, cuts, thresholds)
         found[np.isneginf(thresholds) & ~cuts.all(axis=1), k] = 0.0
     return found
 
 
 def _cuts(
-    rows: Rows, codes: np.ndarray, patients: np.ndarray, choices: Config, rng: np.random.Generator
+    rows: Rows, codes: np.ndarray, patients: np.ndarray, config: Config, rng: np.random.Generator
 ) -> np.ndarray:
     """(times, G) bool: the units of `rows` that calibrate, by cuts of all `patients`.
 
@@ -93,30 +86,25 @@ def _cuts(
         return np.empty((0, 0), dtype=bool)
     first = np.unique(codes, return_index=True)[1]
     patient_of = np.searchsorted(names, rows.patients[first])
-    fraction = choices.cal_fraction
-    drawn = (cut_patients(len(names), fraction, rng) for _ in range(choices.resplits))
-    return np.array([cut[patient_of] for cut in drawn]).reshape(choices.resplits, len(first))
+    fraction = config.cal_fraction
+    drawn = (cut_patients(len(names), fraction, rng) for _ in range(config.resplits))
+    return np.array([cut[patient_of] for cut in drawn]).reshape(config.resplits, len(first))
 
 
-def _crc_thresholds(misses: Misses, cuts: np.ndarray, alpha: str) -> np.ndarray:
-    thresholds = np.full(len(cuts), -np.inf)
-    for number, cut in enumerate(cuts):
-        allowed = (int(cut.sum()) + 1) * Fraction(alpha) - 1
-        if allowed >= 0:
-            thresholds[number] = misses.largest_threshold(allowed, cut)
-    return thresholds
+def _crc_thresholds(curves: LossCurves, cuts: np.ndarray, alpha: str) -> np.ndarray:
+    return np.array([largest_controlled(curves, int(cut.sum()), alpha, cut) for cut in cuts])
 
 
 def _ltt_thresholds(
-    losses: np.ndarray, largest: np.ndarray, cuts: np.ndarray, alpha: str, choices: Config
+    losses: np.ndarray, largest: np.ndarray, cuts: np.ndarray, alpha: str, config: Config
 ) -> np.ndarray:
     sizes = cuts.sum(axis=1)
     risks = (cuts.astype(float) @ losses) / sizes[:, None]
-    strict_last = choices.risk == "fdr"
+    strict_last = config.target_risk.strict_last
     thresholds = np.full(len(cuts), -np.inf)
     for number, (mean, n) in enumerate(zip(risks, sizes.tolist(), strict=True)):
         certified = np.flatnonzero(
-            ltt_thresholds(mean, n, float(alpha), choices.delta, choices.fwer, strict_last)
+            ltt_thresholds(mean, n, float(alpha), config.delta, config.fwer, strict_last)
         )
         if len(certified):
             threshold = GRID[certified[0] if strict_last else certified[-1]]
@@ -125,11 +113,9 @@ def _ltt_thresholds(
     return thresholds
 
 
-def _judged(
-    risk: Callable[[float, np.ndarray], float], cuts: np.ndarray, thresholds: np.ndarray
-) -> np.ndarray:
+def _realised(curves: LossCurves, cuts: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
     """(times,) risk of the other side of each cut; NaN without a threshold or another side."""
     found = np.full(len(cuts), np.nan)
     for number in np.flatnonzero(np.isfinite(thresholds) & ~cuts.all(axis=1)):
-        found[number] = risk(float(thresholds[number]), ~cuts[number])
+        found[number] = curves.risk(float(thresholds[number]), ~cuts[number])
     return found

@@ -1,9 +1,16 @@
-"""Losses of prediction sets, averaged per unit.
+"""Risks of prediction sets: the loss of an image, of a unit along the grid, and their words.
 
 K classes, scores p in [0, 1]: the prediction set at threshold t is C_t(x) = {k : p_k >= t}, so
 t = 0 is every class (the papers' lambda is 1 - t). A unit is what the guarantee is for, a patient
-or a image; its loss is the mean over its images that count.
+or an image; its loss is the mean over its images that count.
+
+A further risk is one subclass of Risk in this file and its entry in RISKS.
 """
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import ClassVar, Protocol
 
 import numpy as np
 
@@ -13,6 +20,169 @@ from chestxray.runtime.text import plural
 GRID = 1 / (1 + np.exp(-np.linspace(-12, 12, 1000)))
 
 
+class LossCurves(Protocol):
+    """The losses of G units as functions of the threshold, never falling where it rises.
+
+    `least` is the sum of the losses at the smallest threshold.
+    """
+
+    least: Fraction
+
+    def largest_threshold(self, allowed: Fraction, chosen: np.ndarray | None = None) -> float:
+        """The largest t at which the losses sum to at most `allowed`; -inf where none does.
+
+        Args:
+            allowed: at least 0.
+            chosen: (G,) bool, the units that count; all where None.
+        """
+
+    def risk(self, threshold: float, chosen: np.ndarray) -> float:
+        """Mean loss at a threshold of the chosen units, (G,) bool, at least one."""
+
+
+@dataclass(frozen=True)
+class Risk(ABC):
+    """A mean of losses in [0, 1] that a threshold is to keep low, with its conventions for 0/0.
+
+    A subclass has to give the class attributes without a default and `image_losses`. The loss
+    table that follows from these is slow; a subclass may have a faster one.
+
+    Attributes:
+        no_positive: an image without a positive class: "drop", "zero" or "error".
+        empty: the false share of an empty set.
+        name: of --risk, and the key of its realised value in report.json.
+        abbreviation, label: for titles and axes ("FNR", "miss rate").
+        meaning: completes "the ... is at most alpha".
+        monotone: the loss never falls as the threshold rises; CRC and RCPS need that.
+        strict_last: the safe end of the grid is its last threshold (empty sets), not its first.
+        by_class: it can be controlled for each class alone, over the units with the class.
+    """
+
+    no_positive: str = "drop"
+    empty: float = 0.0
+
+    name: ClassVar[str]
+    abbreviation: ClassVar[str]
+    label: ClassVar[str]
+    meaning: ClassVar[str]
+    monotone: ClassVar[bool]
+    strict_last: ClassVar[bool]
+    by_class: ClassVar[bool] = False
+
+    @abstractmethod
+    def image_losses(self, targets: np.ndarray, sets: np.ndarray) -> np.ndarray:
+        """(N,) loss of each image's set; targets and sets are (N, K), 0 or 1."""
+
+    def counts(self, targets: np.ndarray) -> np.ndarray:
+        """(N,) bool, which images count."""
+        return np.ones(len(targets), dtype=bool)
+
+    def losses(self, targets: np.ndarray, scores: np.ndarray, codes: np.ndarray) -> np.ndarray:
+        """(G, T) loss of each unit at each threshold of the grid.
+
+        Args:
+            targets: (N, K), 0 or 1, of the images that count.
+            scores: (N, K), in [0, 1].
+            codes: (N,) unit of each image, 0 to G - 1, each at least once.
+        """
+        images = np.bincount(codes)
+        sums = [np.bincount(codes, self.image_losses(targets, scores >= t)) for t in GRID]
+        return np.column_stack([column / images for column in sums])
+
+    def curves(self, targets: np.ndarray, scores: np.ndarray, codes: np.ndarray) -> LossCurves:
+        """The losses as functions of the threshold; arguments as in losses."""
+        return GridLosses(self.losses(targets, scores, codes))
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """The methods that can control it, the default first."""
+        return ("crc", "rcps", "ltt") if self.monotone else ("ltt",)
+
+    @property
+    def axis_label(self) -> str:
+        return f"{self.label} ({self.abbreviation})"
+
+    @property
+    def counted(self) -> str:
+        """Completes "an image ..." where not every image counts."""
+        return ""
+
+    @property
+    def convention(self) -> str:
+        """The value chosen for 0/0, to end a sentence with, where it has one."""
+        return ""
+
+    @property
+    def fixed_sequence_fault(self) -> str:
+        """Why a fixed sequence of tests cannot begin at the strict end, where it cannot."""
+        return ""
+
+
+class MissRate(Risk):
+    """FNR: 1 - |Y n C| / |Y| of an image; 0/0 where it has no positive class."""
+
+    name = "fnr"
+    abbreviation = "FNR"
+    label = "miss rate"
+    meaning = "share of positive classes missed"
+    monotone = True
+    strict_last = False
+    by_class = True
+
+    def image_losses(self, targets: np.ndarray, sets: np.ndarray) -> np.ndarray:
+        positives = targets.sum(axis=1, dtype=np.int64)
+        shares = 1 - (sets & (targets == 1)).sum(axis=1) / np.maximum(positives, 1)
+        return np.where(positives > 0, shares, 0.0)
+
+    def counts(self, targets: np.ndarray) -> np.ndarray:
+        return counting_rows(targets, self.no_positive)
+
+    def losses(self, targets: np.ndarray, scores: np.ndarray, codes: np.ndarray) -> np.ndarray:
+        return miss_rates(targets, scores, codes)
+
+    def curves(self, targets: np.ndarray, scores: np.ndarray, codes: np.ndarray) -> LossCurves:
+        return Misses(targets, scores, codes)
+
+    @property
+    def counted(self) -> str:
+        return "with a positive class" if self.no_positive == "drop" else ""
+
+    @property
+    def convention(self) -> str:
+        zero = self.no_positive == "zero"
+        return "with 0 for an image without a positive class" if zero else ""
+
+
+class FalseDiscoveryRate(Risk):
+    """FDR: |C minus Y| / |C| of an image's set; 0/0 where it is empty."""
+
+    name = "fdr"
+    abbreviation = "FDR"
+    label = "false discovery rate"
+    meaning = "false share of the set"
+    monotone = False
+    strict_last = True
+
+    def image_losses(self, targets: np.ndarray, sets: np.ndarray) -> np.ndarray:
+        sizes = sets.sum(axis=1)
+        shares = 1 - (sets & (targets == 1)).sum(axis=1) / np.maximum(sizes, 1)
+        return np.where(sizes > 0, shares, self.empty)
+
+    def losses(self, targets: np.ndarray, scores: np.ndarray, codes: np.ndarray) -> np.ndarray:
+        return false_discovery_rates(targets, scores, codes, self.empty)
+
+    @property
+    def convention(self) -> str:
+        return f"with {self.empty:g} for an empty set"
+
+    @property
+    def fixed_sequence_fault(self) -> str:
+        return "begins at all-empty sets, which --empty 1 makes a full loss" if self.empty else ""
+
+
+RISKS: dict[str, type[Risk]] = {risk.name: risk for risk in (MissRate, FalseDiscoveryRate)}
+
+
 def unit_codes(units: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Units by name: (G,) sorted names and (N,) the number of each row's unit."""
     names, codes = np.unique(units, return_inverse=True)
@@ -20,24 +190,24 @@ def unit_codes(units: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def counting_rows(targets: np.ndarray, no_positive: str) -> np.ndarray:
-    """Which images count for the miss rate, 0/0 where a image has no positive class.
+    """Select the images that count for the miss rate, 0/0 where an image has no positive class.
 
     Args:
         targets: (N, K), 0 or 1.
-        no_positive: "drop" (such a image does not count), "zero" (its loss is 0), or "error".
+        no_positive: "drop" (such an image does not count), "zero" (its loss is 0), or "error".
 
     Returns:
         (N,) bool.
 
     Raises:
-        ValueError: "error" was asked for and there is such a image.
+        ValueError: "error" was asked for and there is such an image.
     """
     positive: np.ndarray = (targets == 1).any(axis=1)
     if no_positive == "drop":
         return positive
     if no_positive == "error" and not positive.all():
         raise ValueError(
-            f"{plural(int((~positive).sum()), 'image')} without positive class, miss rate 0/0; "
+            f"{plural(int((~positive).sum()), 'image')} without a positive class, miss rate 0/0; "
             "--no-positive drop leaves them out, zero counts them as 0"
         )
     return np.ones(len(targets), dtype=bool)
@@ -46,10 +216,10 @@ def counting_rows(targets: np.ndarray, no_positive: str) -> np.ndarray:
 def miss_rates(
     targets: np.ndarray, scores: np.ndarray, codes: np.ndarray, grid: np.ndarray = GRID
 ) -> np.ndarray:
-    """The share of its positive classes that a unit's images miss (FNP = 1 - |Y n C| / |Y|).
+    """Share of its positive classes that a unit's images miss (FNP = 1 - |Y n C| / |Y|).
 
     Args:
-        targets: (N, K), 0 or 1; a image without positive class has loss 0.
+        targets: (N, K), 0 or 1; an image without a positive class has loss 0.
         scores: (N, K), in [0, 1].
         codes: (N,) unit of each image, 0 to G - 1, each at least once.
         grid: (T,) thresholds, ascending.
@@ -72,7 +242,7 @@ def false_discovery_rates(
     empty: float = 0.0,
     grid: np.ndarray = GRID,
 ) -> np.ndarray:
-    """The false share of the sets of a unit's images (FDP = |C minus Y| / |C|).
+    """False share of the sets of a unit's images (FDP = |C minus Y| / |C|).
 
     Args:
         targets, scores, codes, grid: as in miss_rates.
@@ -87,7 +257,7 @@ def false_discovery_rates(
     leaves = np.take_along_axis(met, order, axis=1)  # where the set loses its m-th class
     false = np.cumsum(np.take_along_axis(targets != 1, order, axis=1), axis=1)
     shares = np.column_stack([np.full(n, empty), false / np.arange(1, classes + 1)])
-    # A image's loss changes only where its set does: add up the changes, then sum along the grid.
+    # An image's loss changes only where its set does: add up the changes, then sum along the grid.
     units, steps = int(codes.max()) + 1, len(grid) + 1
     weights = 1 / np.bincount(codes)[codes]
     changes = (shares[:, :-1] - shares[:, 1:]) * weights[:, None]
@@ -108,3 +278,67 @@ def _summed(cells: np.ndarray) -> np.ndarray:
 def _denominators(targets: np.ndarray, codes: np.ndarray) -> np.ndarray:
     """(N,) |Y_i| m_g(i): what a missed positive of image i is divided by in its unit's loss."""
     return targets.sum(axis=1, dtype=np.int64) * np.bincount(codes)[codes]
+
+
+class GridLosses:
+    """Losses known on the grid alone, (G, T)."""
+
+    def __init__(self, losses: np.ndarray) -> None:
+        self.losses = losses
+        self.least = Fraction(float(losses[:, 0].sum()))
+
+    def largest_threshold(self, allowed: Fraction, chosen: np.ndarray | None = None) -> float:
+        inside = self.losses if chosen is None else self.losses[chosen]
+        above = np.flatnonzero(inside.sum(axis=0) > float(allowed))
+        safe = int(above[0]) if len(above) else len(GRID)
+        return float(GRID[safe - 1]) if safe else -np.inf
+
+    def risk(self, threshold: float, chosen: np.ndarray) -> float:
+        return float(self.losses[chosen, int(np.searchsorted(GRID, threshold))].mean())
+
+
+class Misses:
+    """Miss rates at every threshold, exactly: the positives in the order in which it misses them.
+
+    Args:
+        targets, scores, codes: as in miss_rates.
+    """
+
+    least = Fraction(0)  # below all scores nothing is missed
+
+    def __init__(self, targets: np.ndarray, scores: np.ndarray, codes: np.ndarray) -> None:
+        row, column = np.nonzero(targets)
+        scored = scores[row, column]
+        order = np.argsort(scored, kind="stable")
+        self.scores = scored[order]
+        self.units = codes[row][order]
+        self.denominators = _denominators(targets, codes)[row][order]
+        self.weights = 1 / self.denominators
+
+    def largest_threshold(self, allowed: Fraction, chosen: np.ndarray | None = None) -> float:
+        """sup{t : the weights of the scores below t sum to at most `allowed`}; may be +inf."""
+        inside = slice(None) if chosen is None else chosen[self.units]
+        scores, weights = self.scores[inside], self.weights[inside]
+        sums = np.cumsum(weights)
+        # Floats decide, except within rounding of the limit: there fractions do.
+        limit = float(allowed)
+        margin = 1e-9 * max(1.0, limit)
+        first = int(np.searchsorted(sums, limit - margin, side="right"))
+        last = int(np.searchsorted(sums, limit + margin, side="right"))
+        for place in range(first, last):
+            if self._sum(inside, place + 1) > allowed:
+                last = place
+                break
+        if last == len(scores):
+            return np.inf
+        return float(scores[last])  # of equal scores all or none are below the threshold
+
+    def risk(self, threshold: float, chosen: np.ndarray) -> float:
+        missed = chosen[self.units] & (self.scores < threshold)
+        return float(self.weights[missed].sum() / chosen.sum())
+
+    def _sum(self, inside: slice | np.ndarray, count: int) -> Fraction:
+        values, times = np.unique(self.denominators[inside][:count], return_counts=True)
+        return sum(
+            (Fraction(int(t), int(v)) for v, t in zip(values, times, strict=True)), Fraction(0)
+        )

@@ -1,19 +1,21 @@
-"""Are the rows that a threshold is applied to like those that it was calibrated on?"""
+"""Shift of prevalence between the rows of a calibration and those a threshold is applied to."""
 
 import numpy as np
 
+from chestxray.bootstrap import percentile_interval, resampled_sums
+
 POINTS = 0.02  # a difference of prevalence below this is not worth a warning
-_TAILS = (0.005, 0.995)  # of the 99 % interval
-_RESAMPLES, _AT_ONCE = 2000, 4_000_000  # bootstrap samples; numbers drawn at once
+_LEVEL = 0.99  # of the interval
+_RESAMPLES = 2000
 
 
 def patient_key(text: str) -> str:
-    """What a patient is compared by: 13 and 00000013 are one."""
+    """The key by which patients are compared: 13 and 00000013 are one."""
     return text.lstrip("0") or "0" if text.isdigit() else text
 
 
 def patient_counts(targets: np.ndarray, patients: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """What the bootstrap over patients needs.
+    """Count images and positives by patient, for the bootstrap.
 
     Args:
         targets: (N, K), 0 or 1.
@@ -31,11 +33,11 @@ def patient_counts(targets: np.ndarray, patients: np.ndarray) -> tuple[np.ndarra
 def describe_shift(
     classes: tuple[str, ...], before: np.ndarray, now: np.ndarray, seed: int = 0
 ) -> list[str]:
-    """Classes whose prevalence differs by more than two points and more than chance explains.
+    """Describe classes whose prevalence differs by over two points and more than chance explains.
 
     The 99 % percentile interval of the difference, by a bootstrap over the patients of each side,
-    must exclude 0. A side with hardly a positive has a bootstrap without spread, so the difference
-    must also be outside what 99 % of draws of both sides from all patients together show.
+    must exclude 0. A side with hardly any positives has a bootstrap without spread, so the
+    difference must also lie outside 99 % of draws of both sides from all patients together.
 
     Args:
         classes: K names.
@@ -43,7 +45,7 @@ def describe_shift(
         seed: of the bootstrap.
 
     Returns:
-        A sentence a class that differs, with both prevalences and the interval.
+        A sentence for each class that differs, with both prevalences and the interval.
     """
     rng = np.random.default_rng([seed, 3])
     shares = _shares(before.sum(axis=0)), _shares(now.sum(axis=0))
@@ -69,20 +71,11 @@ def _interval(
     before: np.ndarray, now: np.ndarray, sizes: tuple[int, int], rng: np.random.Generator
 ) -> np.ndarray:
     """(2, K) ends of the 99 % interval of the difference of prevalences."""
-    drawn = [_resampled(counts, n, rng) for counts, n in zip((before, now), sizes, strict=True)]
-    return np.quantile(_shares(drawn[1]) - _shares(drawn[0]), _TAILS, axis=0)
-
-
-def _resampled(counts: np.ndarray, size: int, rng: np.random.Generator) -> np.ndarray:
-    """(B, 1 + K) sums over `size` patients drawn with replacement."""
-    values, even = counts.astype(np.float64), np.full(len(counts), 1 / len(counts))
-    block = max(1, _AT_ONCE // len(counts))
-    return np.vstack(
-        [
-            rng.multinomial(size, even, size=min(block, _RESAMPLES - start)).astype(float) @ values
-            for start in range(0, _RESAMPLES, block)
-        ]
+    first, second = (
+        _shares(resampled_sums(counts, _RESAMPLES, rng, size))
+        for counts, size in zip((before, now), sizes, strict=True)
     )
+    return percentile_interval(second - first, _LEVEL)
 
 
 def _shares(sums: np.ndarray) -> np.ndarray:

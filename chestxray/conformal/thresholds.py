@@ -1,6 +1,5 @@
-"""thresholds.json: every choice, the thresholds, and what later rows are compared with."""
+"""thresholds.json: every option, the thresholds, and counts to compare later rows with."""
 
-import hashlib
 import json
 import math
 from dataclasses import dataclass
@@ -11,66 +10,51 @@ from typing import Any, NoReturn
 import numpy as np
 
 import chestxray
-from chestxray.conformal.calibrate import Config, Level
+from chestxray.conformal.calibrate import Certificate, Config
+from chestxray.conformal.risks import RISKS
 from chestxray.conformal.shift import patient_counts
+from chestxray.runtime.files import file_digest
 from chestxray.scores import Scores
 
-_ALLOWED: dict[str, tuple] = {
-    "risk": ("fnr", "fdr"),
-    "method": ("crc", "rcps", "ltt"),
-    "unit": ("patient", "image"),
-    "no_positive": ("drop", "zero", "error"),
-    "empty": (0, 1),
-    "fwer": ("fst", "holm"),
-    "per_class": (True, False),
-}
 
-
-@dataclass
+@dataclass(frozen=True)
 class StoredThresholds:
-    """What a thresholds.json holds.
+    """The content of a thresholds.json.
 
     Attributes:
-        choices: of the calibration.
+        config: of the calibration.
         classes: K names.
-        levels: one for each alpha; at least one is certified.
+        certificates: one for each alpha; at least one has a threshold.
         images: names of the images that calibrated.
         patients: G names of theirs; None where the scores file named none.
-        counts: (G, 1 + K), see shift.patient_counts; a row a image where patients is None.
-        sha256: of the scores file.
+        counts: (G, 1 + K), see shift.patient_counts; a row for each image if patients is None.
+        digest: SHA-256 of the scores file.
     """
 
-    choices: Config
+    config: Config
     classes: tuple[str, ...]
-    levels: list[Level]
+    certificates: list[Certificate]
     images: list[str]
     patients: list[str] | None
     counts: np.ndarray
-    sha256: str
+    digest: str
 
 
-def sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def text(source: Path, cal: Scores, levels: list[dict[str, Any]], choices: Config) -> str:
+def text(source: Path, cal: Scores, certificates: list[Certificate], config: Config) -> str:
     """The content of thresholds.json.
 
     Args:
         source: the scores CSV.
         cal: the rows that calibrated, at least one.
-        levels: as report.json has them.
-        choices: all of them.
+        certificates: one for each alpha.
+        config: all options.
     """
-    kept = ("alpha", "threshold", "n_images", "n_units", "units_by_class", "bound", "reason")
-    held = {
-        "choices": choices.plain(),
+    head = {
+        "choices": config.to_json(),
         "classes": list(cal.classes),
-        "levels": [
-            {k: level[k] for k in kept} | {"alpha": float(level["alpha"])} for level in levels
-        ],
+        "levels": [c.to_json(cal.classes) | {"alpha": float(c.alpha)} for c in certificates],
         "scores": source.name,
-        "sha256": sha256(source),
+        "sha256": file_digest(source),
         "versions": {
             "chestxray": chestxray.__version__,
             **{name: metadata.version(name) for name in ("numpy", "scipy")},
@@ -85,41 +69,35 @@ def text(source: Path, cal: Scores, levels: list[dict[str, Any]], choices: Confi
         "images": cal.image_names.tolist(),
     }
     # Thousands of names and numbers go on one line, so that the rest can be read.
-    head = json.dumps(held, indent=2).removesuffix("\n}")
-    return f'{head},\n  "calibration": {json.dumps(calibration, separators=(",", ":"))}\n}}\n'
+    readable = json.dumps(head, indent=2).removesuffix("\n}")
+    compact = json.dumps(calibration, separators=(",", ":"))
+    return f'{readable},\n  "calibration": {compact}\n}}\n'
 
 
 def read(path: Path) -> StoredThresholds:
     """Read a thresholds.json, and refuse what was cut short or edited into nonsense.
 
     Raises:
-        ValueError: it is none; says why.
+        ValueError: it is not one; says why.
     """
     try:
-        held = json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_number)
-        found = _parsed(held)
+        stored = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
+        return _parsed(stored)
     except (KeyError, TypeError, AttributeError) as error:
-        what = f"no {error}" if isinstance(error, KeyError) else "something of it is missing"
-        raise ValueError(f"{path} is no thresholds.json of this version: {what}") from error
+        missing = f"{error} is missing" if isinstance(error, KeyError) else "a part is missing"
+        raise ValueError(f"{path} is not a thresholds.json of this version: {missing}") from error
     except ValueError as error:
-        raise ValueError(f"{path} is no thresholds.json: {error}") from error
-    return found
+        raise ValueError(f"{path} is not a thresholds.json: {error}") from error
 
 
-def _no_number(word: str) -> NoReturn:
-    raise ValueError(f"{word} is no number")
+def _refuse_constant(word: str) -> NoReturn:
+    raise ValueError(f"{word} is not a number")
 
 
-def _parsed(held: dict[str, Any]) -> StoredThresholds:
-    choices, classes = Config.of(held["choices"]), tuple(held["classes"])
-    for name, allowed in _ALLOWED.items():
-        if held["choices"][name] not in allowed:
-            raise ValueError(f"{name} is {held['choices'][name]!r}")
-    if not 0 < choices.delta < 1:
-        raise ValueError(f"delta is {choices.delta}")
-    if not (isinstance(choices.seed, int) and choices.seed >= 0):
-        raise ValueError(f"seed is {choices.seed!r}")
-    calibration = held["calibration"]
+def _parsed(stored: dict[str, Any]) -> StoredThresholds:
+    config, classes = Config.from_json(stored["choices"]), tuple(stored["classes"])
+    _check(config)
+    calibration = stored["calibration"]
     images = [str(name) for name in calibration["images"]]
     named = calibration["patients"]
     patients = None if named is None else [str(name) for name in named]
@@ -127,29 +105,50 @@ def _parsed(held: dict[str, Any]) -> StoredThresholds:
     owners = len(images if patients is None else patients)
     if counts.shape != (owners, 1 + len(classes)) or not (counts[:, 0] > 0).all():
         raise ValueError("the counts of the calibration do not fit its patients and classes")
-    levels = [_level(entry, classes, choices.per_class) for entry in held["levels"]]
-    if not any(level.certified for level in levels):
+    found = [_certificate(level, classes, config.per_class) for level in stored["levels"]]
+    if not any(certificate.certified for certificate in found):
         raise ValueError("it has no threshold")
-    return StoredThresholds(choices, classes, levels, images, patients, counts, held["sha256"])
+    return StoredThresholds(config, classes, found, images, patients, counts, stored["sha256"])
 
 
-def _level(entry: dict[str, Any], classes: tuple[str, ...], per_class: bool) -> Level:
-    stored = entry["threshold"]
-    alpha = f"{entry['alpha']:g}"
-    if not 0 < entry["alpha"] < 1:
+def _check(config: Config) -> None:
+    """Refuse options that the command would not have written."""
+    allowed = {
+        "risk": tuple(RISKS),
+        "method": ("crc", "rcps", "ltt"),
+        "unit": ("patient", "image"),
+        "no_positive": ("drop", "zero", "error"),
+        "empty": (0, 1),
+        "fwer": ("fst", "holm"),
+        "per_class": (True, False),
+    }
+    for name, values in allowed.items():
+        if getattr(config, name) not in values:
+            raise ValueError(f"{name} is {getattr(config, name)!r}")
+    if not 0 < config.delta < 1:
+        raise ValueError(f"delta is {config.delta}")
+    if not (isinstance(config.seed, int) and config.seed >= 0):
+        raise ValueError(f"seed is {config.seed!r}")
+
+
+def _certificate(level: dict[str, Any], classes: tuple[str, ...], per_class: bool) -> Certificate:
+    stored = level["threshold"]
+    alpha = f"{level['alpha']:g}"
+    if not 0 < level["alpha"] < 1:
         raise ValueError(f"alpha is {alpha}")
     if per_class and set(stored) != set(classes):
         raise ValueError(f"alpha {alpha} has no threshold for each of its classes")
     for name, value in stored.items() if per_class else [("the threshold", stored)]:
         if value is not None and not (math.isfinite(value) and 0 <= value <= 1):
             raise ValueError(f"alpha {alpha}: {name} is {value!r}, not in [0, 1]")
-    return Level(
-        alpha=str(entry["alpha"]),
+    units = level["units_by_class"]
+    return Certificate(
+        alpha=str(level["alpha"]),
+        n_images=int(level["n_images"]),
+        n_units=int(level["n_units"]),
         threshold=None if per_class else stored,
-        n_images=int(entry["n_images"]),
-        n_units=int(entry["n_units"]),
-        bound=None if entry["bound"] is None else float(entry["bound"]),
-        reason=entry["reason"],
-        thresholds=[stored[name] for name in classes] if per_class else None,
-        units_by_class=[entry["units_by_class"][name] for name in classes] if per_class else None,
+        thresholds=tuple(stored[name] for name in classes) if per_class else None,
+        units_by_class=tuple(units[name] for name in classes) if per_class else None,
+        bound=None if level["bound"] is None else float(level["bound"]),
+        reason=level["reason"],
     )

@@ -1,4 +1,4 @@
-"""Decoded images, kept in one file of the cache folder that only grows."""
+"""Decoded images, kept in a file of the cache folder that only grows."""
 
 import errno
 import hashlib
@@ -22,14 +22,14 @@ _BLOCK = 4096  # bytes that a file may take beyond its length
 _WAYS_OUT = "--cache-dir DIR names another, and main.py --no-cache keeps them in memory"
 
 
-@dataclass
+@dataclass(frozen=True)
 class DecodedImages:
     """Decoded images.
 
     Attributes:
-        pixels: (cache_index, size, size) uint8, in memory or mapped read-only from the cache.
-        cache_index: (n,) where each asked image lies in `pixels`; -1 where it could not be read.
-        broken: path -> what is wrong with it.
+        pixels: (M, size, size) uint8, in memory or mapped read-only from the cache.
+        cache_index: (N,) the row of each image in `pixels`; -1 where it could not be read.
+        broken: path -> why it cannot be read.
     """
 
     pixels: np.ndarray
@@ -50,42 +50,49 @@ def load_images(
     Args:
         paths: the image files.
         size: side of the decoded images.
-        source: the data folder; each has a cache file of its own.
+        source: the data folder; each has its own cache file.
         cache_dir: where decoded images are kept; None keeps them in memory only.
         workers: decoding processes; 0 decodes in this one.
         check: called between images; an exception from it ends the decoding, and the cache keeps
-            what is done.
+            the images that are done.
 
     Raises:
         OSError: the cache cannot be written; a decoding process died.
     """
     if cache_dir is None:
-        pixels = np.empty((len(paths), size, size), dtype=np.uint8)
-        cache_index, broken = np.full(len(paths), -1), {}
-        for index, result in decode_all(paths, size, workers, check):
-            if isinstance(result, str):
-                broken[paths[index]] = result
-            else:
-                pixels[index], cache_index[index] = result, index
-        return DecodedImages(pixels, cache_index, broken)
+        return _decode_into_memory(paths, size, workers, check)
     cache = _Cache(cache_dir, size, source)
     keys, broken = _keys(paths)
     cache_index = cache.find(keys)
-    missing = [i for i in np.flatnonzero(cache_index < 0) if paths[i] not in broken]
-    if missing:
+    if any(
+        index < 0 and path not in broken for index, path in zip(cache_index, paths, strict=True)
+    ):
         with ExitStack() as stack:
-            _stand_in_line(stack, cache_dir, check)
+            _wait_for_lock(stack, cache_dir, check)
             cache_index = cache.find(keys)  # another run may have decoded them meanwhile
-            missing = [i for i in missing if cache_index[i] < 0]
+            missing = [i for i in np.flatnonzero(cache_index < 0) if paths[i] not in broken]
             results = decode_all([paths[i] for i in missing], size, workers, check)
             faults = cache.append([keys[i] for i in missing], results)
-            broken |= {paths[missing[index]]: reason for index, reason in faults.items()}
+            broken |= {paths[missing[number]]: reason for number, reason in faults.items()}
         cache_index = cache.find(keys)
     return DecodedImages(cache.pixels(), cache_index, broken)
 
 
+def _decode_into_memory(
+    paths: list[str], size: int, workers: int, check: Callable[[], None]
+) -> DecodedImages:
+    pixels = np.empty((len(paths), size, size), dtype=np.uint8)
+    cache_index, broken = np.full(len(paths), -1), {}
+    for index, result in decode_all(paths, size, workers, check):
+        if isinstance(result, str):
+            broken[paths[index]] = result
+        else:
+            pixels[index], cache_index[index] = result, index
+    return DecodedImages(pixels, cache_index, broken)
+
+
 def fit_on_device(images: int, size: int, free: int) -> bool:
-    """Whether so many decoded images take at most half of `free` bytes of a device's memory."""
+    """Return whether decoded images take at most half of the `free` bytes of a device."""
     return images * size**2 <= free / 2
 
 
@@ -98,17 +105,17 @@ def describe_broken(broken: dict[str, str]) -> str:
 
 
 def describe_skipped(broken: dict[str, str]) -> list[str]:
-    """The images that cannot be read and are left out, one a line."""
+    """The images that cannot be read and are left out, one per line."""
     return [
         f"{plural(len(broken), 'image')} cannot be read and left out:",
         *(f"  {path}: {reason}" for path, reason in sorted(broken.items())),
     ]
 
 
-def _stand_in_line(
+def _wait_for_lock(
     stack: ExitStack, folder: Path, check: Callable[[], None], seconds: float = 0.5
 ) -> None:
-    """Hold the folder as soon as no other process does; `check` can end the waiting."""
+    """Lock the folder as soon as no other process has it; `check` can end the waiting."""
     waiting = False
     while True:
         try:
@@ -128,16 +135,16 @@ def _stand_in_line(
 
 
 def cache_file(folder: Path, size: int, source: Path) -> Path:
-    """Where the decoded images of a data folder lie; their keys lie beside it, in .index."""
+    """The file of the decoded images of a data folder; its .index beside it has their keys."""
     digest = hashlib.sha256(os.fsencode(source.resolve())).hexdigest()[:8]
     return folder / f"images-{size}-v{DECODER_VERSION}-{digest}.u8"
 
 
 class _Cache:
-    """A file of decoded images that only grows, and an index: line k is the key of slot k.
+    """A file of decoded images that only grows, and an index: line k is the key of row k.
 
-    What the index names is on the disk; what lies beyond are rests of an interrupted run. A slot
-    is never written twice, so another run may have the file mapped.
+    Every row that the index names is on the disk; any others are left from an interrupted run. A
+    row that the index names is never written again, so another run may have the file mapped.
     """
 
     def __init__(self, folder: Path, size: int, source: Path) -> None:
@@ -153,9 +160,9 @@ class _Cache:
         return keys if whole else []
 
     def find(self, keys: list[str]) -> np.ndarray:
-        """(n,) slot of each key, -1 where it is not in the cache."""
-        slot = {key: number for number, key in enumerate(self.keys())}
-        return np.array([slot.get(key, -1) for key in keys], dtype=np.int64)
+        """(N,) row of each key, -1 where it is not in the cache."""
+        row_of = {key: row for row, key in enumerate(self.keys())}
+        return np.array([row_of.get(key, -1) for key in keys], dtype=np.int64)
 
     def pixels(self) -> np.ndarray:
         count = len(self.keys())
@@ -166,36 +173,46 @@ class _Cache:
     def append(
         self, keys: list[str], results: Iterator[tuple[int, np.ndarray | str]]
     ) -> dict[int, str]:
-        """Write results behind what is there; returns the reasons of those that are none."""
-        stored, faults = self.keys(), {}
+        """Write results behind the rows that exist; returns the reasons of those without image."""
+        stored = self.keys()
         handle = os.open(self.data, os.O_RDWR | os.O_CREAT, 0o666)
         try:
             self._allocate(handle, stored, keys)
-            saved = time.monotonic()
             try:
-                for index, result in results:
-                    if isinstance(result, str):
-                        faults[index] = result
-                        continue
-                    written = os.pwrite(handle, result.tobytes(), len(stored) * self.size**2)
-                    if written < self.size**2:  # cut short at the end of a disk
-                        raise OSError(f"{self.data} cannot be written any further; {_WAYS_OUT}")
-                    stored.append(keys[index])
-                    if time.monotonic() - saved > _SECONDS_BETWEEN_SAVES:
-                        self._save(handle, stored)
-                        saved = time.monotonic()
+                return self._write(handle, stored, keys, results)
             finally:
                 os.ftruncate(handle, len(stored) * self.size**2)
                 self._save(handle, stored)
         finally:
             os.close(handle)
+
+    def _write(
+        self,
+        handle: int,
+        stored: list[str],
+        keys: list[str],
+        results: Iterator[tuple[int, np.ndarray | str]],
+    ) -> dict[int, str]:
+        """Write images one by one; `stored` gets the key of each."""
+        faults, saved = {}, time.monotonic()
+        for index, result in results:
+            if isinstance(result, str):
+                faults[index] = result
+                continue
+            written = os.pwrite(handle, result.tobytes(), len(stored) * self.size**2)
+            if written < self.size**2:  # cut short at the end of a disk
+                raise OSError(f"{self.data} cannot be written any further; {_WAYS_OUT}")
+            stored.append(keys[index])
+            if time.monotonic() - saved > _SECONDS_BETWEEN_SAVES:
+                self._save(handle, stored)
+                saved = time.monotonic()
         return faults
 
     def _allocate(self, handle: int, stored: list[str], more: list[str]) -> None:
-        # On a full disk a write into a hole fails late, or as a signal: take the space first.
+        # On a full disk a write into a hole fails late, or as a signal: allocate first.
         used, needed = len(stored) * self.size**2, len(more) * self.size**2
         index = 2 * (_BLOCK + sum(len(os.fsencode(key)) + 1 for key in [*stored, *more]))  # and old
-        os.ftruncate(handle, used)  # what a killed run had taken
+        os.ftruncate(handle, used)  # left from a killed run
         free = shutil.disk_usage(self.data.parent).free
         try:
             if needed and needed + index > free:
@@ -218,14 +235,14 @@ class _Cache:
 
 
 def _keys(paths: list[str]) -> tuple[list[str], dict[str, str]]:
-    """What identifies the content of each file, and the files that are gone."""
-    keys, gone = [], {}
+    """A key for the content of each file, and the files that are missing."""
+    keys, missing = [], {}
     for path in paths:
         try:
             status = os.stat(path)
         except OSError as error:
-            gone[path] = reason(b"", error)
+            missing[path] = reason(b"", error)
             keys.append("")
             continue
         keys.append(f"{os.path.basename(path)}\t{status.st_size}\t{status.st_mtime_ns}")
-    return keys, gone
+    return keys, missing

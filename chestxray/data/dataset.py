@@ -1,7 +1,7 @@
 """Rows -> batches: images (N, 3, size, size), targets (N, 15); the order of an epoch.
 
 No loader and no stored generator: images lie decoded in one array, a batch is a gather from it,
-and the order of an epoch follows from (seed, epoch) alone, so a run goes on exactly from any batch.
+and the order of an epoch follows from (seed, epoch) alone, so a run resumes exactly at any batch.
 """
 
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ _UPLOAD = 4096  # images copied to a device at once
 
 
 class BatchSource(Protocol):
-    """What a network is trained on or scored with."""
+    """Batches that a network is trained on or scored with."""
 
     image_names: np.ndarray
     targets: np.ndarray
@@ -26,7 +26,7 @@ class BatchSource(Protocol):
     def __len__(self) -> int: ...
 
     def gather(self, indices: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
-        """One batch: inputs of the network (n, ...), targets (n, 15) float32."""
+        """Gather one batch: inputs of the network (n, ...), targets (n, 15) float32."""
 
 
 class ChestDataset:
@@ -34,8 +34,8 @@ class ChestDataset:
 
     Args:
         image_names: (N,) file names.
-        pixels: (cache_index, size, size) uint8.
-        cache_index: (N,) where each image lies in `pixels`.
+        pixels: (M, size, size) uint8.
+        cache_index: (N,) the row of each image in `pixels`.
         targets: (N, 15), 0 or 1.
         device: where batches are wanted.
         resident: keep the images on the device, N size^2 bytes, and gather them there.
@@ -60,7 +60,7 @@ class ChestDataset:
         return len(self.cache_index)
 
     def gather(self, indices: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
-        """One batch: images (n, 3, size, size) normalised float32, targets (n, 15) float32."""
+        """Gather images (n, 3, size, size), normalised float32, and targets (n, 15) float32."""
         if self._resident is None:
             grey = self.send(self.pixels[self.cache_index[indices]])
         else:
@@ -69,18 +69,18 @@ class ChestDataset:
         return images.permute(0, 3, 1, 2), self.gather_targets(indices)
 
     def gather_targets(self, indices: np.ndarray) -> torch.Tensor:
-        """Targets (n, 15) float32 of one batch."""
+        """Gather the targets (n, 15) float32 of one batch."""
         return self.send(self.targets[indices]).float()
 
     def send(self, array: np.ndarray) -> torch.Tensor:
-        """An array as a tensor on the device, which the host does not wait for."""
+        """Send an array to the device as a tensor, without waiting for it."""
         tensor = torch.from_numpy(array)
         if self.device.type == "cuda":  # from pinned memory the host need not wait for the copy
             return tensor.pin_memory().to(self.device, non_blocking=True)
         return tensor.to(self.device)
 
     def _upload(self) -> torch.Tensor:
-        """(N, size, size) uint8, the images in the order of the data set, on the device."""
+        """Copy the images to the device, (N, size, size) uint8 in the order of the data set."""
         size = self.pixels.shape[1]
         grey = torch.empty((len(self), size, size), dtype=torch.uint8, device=self.device)
         for start in range(0, len(self), _UPLOAD):
@@ -92,7 +92,7 @@ class ChestDataset:
 
 
 def epoch_order(targets: np.ndarray, seed: int, epoch: int, max_per_class: int) -> np.ndarray:
-    """The images of a training epoch in their order.
+    """Draw the order of the images of a training epoch.
 
     Args:
         targets: (N, 15), 0 or 1, of the training part.
@@ -108,13 +108,13 @@ def epoch_order(targets: np.ndarray, seed: int, epoch: int, max_per_class: int) 
 
 
 def cap(targets: np.ndarray, most: int) -> np.ndarray:
-    """Which rows a cap per class lets through.
+    """Choose the rows that a cap per class lets through.
 
     Rows are visited in order; a row is taken unless one of its labels is on `most` taken rows
     already; rows with Hernia always are.
 
     Args:
-        targets: (N, 15), 0 or 1, in the order of the visit.
+        targets: (N, 15), 0 or 1, in the order in which they are visited.
         most: at least 1.
 
     Returns:
@@ -125,12 +125,12 @@ def cap(targets: np.ndarray, most: int) -> np.ndarray:
     hernia = targets[:, CLASSES.index(HERNIA)].astype(bool)
     counts = np.zeros(len(CLASSES), dtype=np.int64)
     start = 0
-    while start < len(targets):  # one round for each class that fills up, not for each row
-        rest = targets[start:]
-        open_rows = hernia[start:] | ~rest[:, full].any(axis=1)
-        running = counts + np.cumsum(rest * open_rows[:, None], axis=0, dtype=np.int64)
+    while start < len(targets):  # a round per class that fills up, not per row
+        remaining = targets[start:]
+        open_rows = hernia[start:] | ~remaining[:, full].any(axis=1)
+        running = counts + np.cumsum(remaining * open_rows[:, None], axis=0, dtype=np.int64)
         fills = ((running >= most) & ~full).any(axis=1)
-        stop = int(np.argmax(fills)) + 1 if fills.any() else len(rest)
+        stop = int(np.argmax(fills)) + 1 if fills.any() else len(remaining)
         taken[start : start + stop] = open_rows[:stop]
         counts = running[stop - 1]
         full |= counts >= most
@@ -141,7 +141,7 @@ def cap(targets: np.ndarray, most: int) -> np.ndarray:
 def batches(
     order: np.ndarray, batch_size: int, start: int = 0, least: int = 2
 ) -> Iterator[np.ndarray]:
-    """Cut an order into batches from a position on; a smaller rest joins the batch before."""
+    """Cut an order into batches from a position on; a smaller remainder joins the last batch."""
     while start < len(order):
         stop = start + batch_size
         if len(order) - stop < least:

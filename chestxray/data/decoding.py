@@ -1,7 +1,7 @@
 """Image files -> one uint8 array (n, size, size), by a pool of processes.
 
 One rule for every image: grey (colour by the ITU-R 601 weights, alpha dropped, 16 bits divided by
-257), as stored (EXIF's rotation is not looked at), padded with black to a centred square, resized
+257), as stored (EXIF's rotation is ignored), padded with black to a centred square, resized
 bilinearly with antialiasing.
 """
 
@@ -17,7 +17,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import ExitStack
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -28,9 +28,9 @@ from chestxray.data import integrity
 from chestxray.runtime.progress import Progress
 from chestxray.runtime.signals import block_signals, ignore_signals
 
-DECODER_VERSION = 2  # part of the cache's name: raise it when read_image takes other files
+DECODER_VERSION = 2  # part of the cache's name: increase it when read_image changes
 MOST_PIXELS = 64_000_000
-_MOST_BYTES = 8 * MOST_PIXELS + 100_000_000  # four channels of 16 bits, and notes beside
+_MOST_BYTES = 8 * MOST_PIXELS + 100_000_000  # four channels of 16 bits, and metadata
 _SMALL = 32  # images: below, starting a process costs more than it saves
 # What Pillow raises on broken files; not all of them are OSErrors.
 _FAULTS = (
@@ -45,7 +45,7 @@ _FAULTS = (
     zlib.error,
     Image.DecompressionBombError,
 )
-_OF_THE_MACHINE = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)  # no fault of the image
+_MACHINE_FAULTS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)  # not the fault of an image
 
 
 def read_image(path: str | Path, size: int) -> np.ndarray:
@@ -55,17 +55,17 @@ def read_image(path: str | Path, size: int) -> np.ndarray:
         (size, size) uint8.
 
     Raises:
-        ValueError: no such image, broken, or above 64 million pixels as a square.
+        ValueError: the image is missing, broken, or above 64 million pixels as a square.
     """
     content = b""
     try:
         content = _content(path)
         with warnings.catch_warnings():
-            # Of sizes below our limit, and of broken notes beside the pixels.
+            # About sizes below our limit, and broken metadata.
             warnings.simplefilter("ignore")
             grey = _decoded_grey(content)
     except _FAULTS as error:
-        if isinstance(error, OSError) and error.errno in _OF_THE_MACHINE:
+        if isinstance(error, OSError) and error.errno in _MACHINE_FAULTS:
             raise
         raise ValueError(reason(content, error)) from error
     side = max(grey.size)
@@ -79,10 +79,10 @@ def read_image(path: str | Path, size: int) -> np.ndarray:
 def _content(path: str | Path) -> bytes:
     """The bytes of a file, read once: what is checked is what is decoded."""
     status = os.stat(path)
-    if not stat.S_ISREG(status.st_mode):  # opening a pipe would wait for ever
-        raise ValueError("no file but a folder, pipe or device")
+    if not stat.S_ISREG(status.st_mode):  # opening a pipe would wait forever
+        raise ValueError("not a file but a folder, pipe or device")
     if status.st_size > _MOST_BYTES:
-        raise ValueError(f"{status.st_size / 1e9:.1f} GB are more than 64 million pixels take")
+        raise ValueError(f"{status.st_size / 1e9:.1f} GB is more than 64 million pixels take")
     return Path(path).read_bytes()
 
 
@@ -117,32 +117,22 @@ def _grey(image: Image.Image) -> Image.Image:
 
 
 def reason(content: bytes, error: Exception) -> str:
+    """Why an image cannot be read, for people."""
     if isinstance(error, Image.UnidentifiedImageError):
         start = content[:12]
         return f"not a PNG or JPEG image (starts with {start!r})" if start else "an empty file"
     if isinstance(error, FileNotFoundError):
-        return "not there any more"
+        return "it no longer exists"
     if isinstance(error, OSError) and error.strerror:
-        return error.strerror  # without the path, which is said beside
+        return error.strerror  # without the path, which is beside it
     return str(error) or type(error).__name__
 
 
 def decode_all(
     paths: list[str], size: int, workers: int, check: Callable[[], None]
 ) -> Iterator[tuple[int, np.ndarray | str]]:
-    """Each path's number with its image, or with the reason why there is none."""
-    decode = partial(_decode_or_reason, size=size)
-    with ExitStack() as stack:
-        progress = stack.enter_context(Progress("decoding", len(paths)))
-        if workers == 0 or len(paths) < _SMALL:
-            results: Iterator[np.ndarray | str] = map(decode, paths)
-        else:
-            pool = ProcessPoolExecutor(
-                workers, multiprocessing.get_context("spawn"), initializer=_start_worker
-            )
-            stack.callback(pool.shutdown, cancel_futures=True)
-            with block_signals():  # a process that starts is deaf only after its first imports
-                results = pool.map(decode, paths, chunksize=8)
+    """Yield the number of each path with its image, or with the reason why it has none."""
+    with Progress("decoding", len(paths)) as progress, _decoder(paths, size, workers) as results:
         try:
             for index, result in enumerate(results):
                 check()
@@ -150,7 +140,27 @@ def decode_all(
                 progress.advance(1)
         except BrokenProcessPool as error:
             check()
-            raise OSError("a decoding process died; --workers 0 decodes without one") from error
+            raise OSError(
+                "a decoding process died; --workers 0 decodes without such processes"
+            ) from error
+
+
+@contextmanager
+def _decoder(paths: list[str], size: int, workers: int) -> Iterator[Iterator[np.ndarray | str]]:
+    """The images or reasons of all paths, in order, from a pool of processes if it pays."""
+    decode = partial(_decode_or_reason, size=size)
+    if workers == 0 or len(paths) < _SMALL:
+        yield map(decode, paths)
+        return
+    pool = ProcessPoolExecutor(
+        workers, multiprocessing.get_context("spawn"), initializer=_start_worker
+    )
+    try:
+        with block_signals():  # a new process ignores them only after its first imports
+            results = pool.map(decode, paths, chunksize=8)
+        yield results
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def _decode_or_reason(path: str, size: int) -> np.ndarray | str:

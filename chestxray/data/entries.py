@@ -1,4 +1,4 @@
-"""Label tables + images on disk -> one DataFrame, one row a image that has both."""
+"""Label tables + images on disk -> one DataFrame, one row per image that is in both."""
 
 import filecmp
 import os
@@ -22,15 +22,15 @@ WAYS_OUT = (
 )
 
 
-@dataclass
+@dataclass(frozen=True)
 class Entries:
-    """What a data folder holds.
+    """The rows, lists and tables of a data folder.
 
     Attributes:
         rows: columns image, patient, age, sex, view, path, and the 15 classes; sorted by image.
-        lists: the official lists, "train_val" and "test" -> image names; None where none are.
+        lists: the official lists, "train_val" and "test" -> image names; None without lists.
         fingerprint: SHA-256 of each label table, by file name.
-        notes: what was counted and left out, one sentence each.
+        notes: what was counted and left out, a sentence each.
     """
 
     rows: pd.DataFrame
@@ -48,23 +48,23 @@ def read_entries(folder: Path, subset: Path | None = None) -> Entries:
 
     Args:
         folder: the data folder; images may lie anywhere below.
-        subset: a file of image names, one a line; only these are used.
+        subset: a file of image names, one per line; only these are used.
 
     Raises:
         FileNotFoundError: no folder, table, image or subset file.
         ValueError: rows, lists or images that contradict themselves or each other.
     """
     if folder.is_file():
-        raise ValueError(f"the data folder {folder} is a file; name the folder that it lies in")
+        raise ValueError(f"the data folder {folder} is a file; name the folder that holds it")
     if not folder.is_dir():
-        raise FileNotFoundError(f"the data folder {folder} is not there\n{WAYS_OUT}")
+        raise FileNotFoundError(f"the data folder {folder} does not exist\n{WAYS_OUT}")
     try:
         table = read_tables(find_tables(folder))
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{error}\n{WAYS_OUT}") from None
     rows, notes = match_images(table.rows, find_images(folder), folder)
     if subset is not None:
-        rows, note = _only(rows, subset)
+        rows, note = _keep_subset(rows, subset)
         notes.append(note)
     lists = read_lists(folder, rows["image"])
     rows = rows.sort_values("image", kind="stable").reset_index(drop=True)
@@ -72,7 +72,7 @@ def read_entries(folder: Path, subset: Path | None = None) -> Entries:
 
 
 def find_images(folder: Path) -> pd.DataFrame:
-    """Every PNG and JPEG below a folder (columns name, path); litter of other systems left out."""
+    """Find every PNG and JPEG below a folder (columns name, path), but not hidden files."""
     names: list[str] = []
     paths: list[str] = []
     seen: set[str] = set()
@@ -92,62 +92,70 @@ def find_images(folder: Path) -> pd.DataFrame:
 def match_images(
     table: pd.DataFrame, images: pd.DataFrame, folder: Path
 ) -> tuple[pd.DataFrame, list[str]]:
-    """Rows of the table that have a image, with its path; and what was left out.
+    """Add the paths of the images to the rows of the table, without the rows that have none.
 
-    A image belongs to the row of its name or, where no name fits, to the only row of its stem
+    An image belongs to the row of its name or, where no name fits, to the only row of its stem
     (`.jpg` files for a table that says `.png`).
 
-    Raises:
-        ValueError: the same name twice with different bytes; or no row has a image.
-    """
-    images = images.sort_values("path", kind="stable")
-    named = images["name"].isin(table["image"])
-    stems = table["image"].str.rsplit(".", n=1).str[0]
-    unique = ~stems.duplicated(keep=False) & ~table["image"].isin(images["name"])
-    by_stem = pd.Series(table["image"][unique].to_numpy(), index=stems[unique])
-    renamed = images["name"].str.rsplit(".", n=1).str[0].map(by_stem)
-    images = images.assign(image=images["name"].where(named, renamed))
-    matched = images.dropna(subset="image")
-    unmatched = len(images) - len(matched)
+    Returns:
+        The rows, and notes on what was left out.
 
-    notes = []
+    Raises:
+        ValueError: the same name twice with different bytes; or no row has an image.
+    """
+    images = _with_row_names(images.sort_values("path", kind="stable"), table["image"])
+    matched = images.dropna(subset="image")
     repeats = matched[matched.duplicated("image", keep=False)]
-    if len(repeats):
-        _check_same_bytes(repeats)
-        notes.append(
-            f"{plural(repeats['image'].nunique(), 'image')} more than once in {folder} "
-            "with equal bytes, used once"
-        )
+    _check_same_bytes(repeats)
     matched = matched.drop_duplicates("image")
     rows = table.merge(matched[["image", "path"]], on="image")
     if rows.empty:
-        found = (
-            f"and {images['name'].iloc[0]} was found" if len(images) else "and no image is there"
-        )
-        raise ValueError(
-            f"no row of the label table has a image below {folder}: {table['image'].iloc[0]} is "
-            f"expected, for one, {found}\n{WAYS_OUT}"
-            if len(table)
-            else f"the label table in {folder} has no rows\n{WAYS_OUT}"
-        )
-    other_suffix = int((~matched["name"].isin(table["image"])).sum())
-    if other_suffix:
+        raise ValueError(_describe_mismatch(table, images, folder))
+    notes = [f"{len(rows):,} of {plural(len(table), 'row')} have an image"]
+    if len(repeats):
         notes.append(
-            f"{plural(other_suffix, 'image')} matched by name without suffix, such as "
-            f"{matched['name'][~matched['name'].isin(table['image'])].iloc[0]}"
+            f"{plural(repeats['image'].nunique(), 'image')} found more than once in {folder} "
+            "with equal bytes, used once"
         )
-    notes.insert(0, f"{len(rows):,} of {plural(len(table), 'row')} have a image")
+    renamed = matched["name"][~matched["name"].isin(table["image"])]
+    if len(renamed):
+        notes.append(
+            f"{plural(len(renamed), 'image')} matched by name without suffix ({renamed.iloc[0]}, "
+            "for example)"
+        )
+    unmatched = int(images["image"].isna().sum())
     if unmatched:
         notes.append(f"{plural(unmatched, 'image')} without a row, left out")
     return rows, notes
 
 
+def _with_row_names(images: pd.DataFrame, wanted: pd.Series) -> pd.DataFrame:
+    """Add the column image: the name in the table of each file, NaN where it has none."""
+    named = images["name"].isin(wanted)
+    stems = wanted.str.rsplit(".", n=1).str[0]
+    unique = ~stems.duplicated(keep=False) & ~wanted.isin(images["name"])
+    by_stem = pd.Series(wanted[unique].to_numpy(), index=stems[unique])
+    renamed = images["name"].str.rsplit(".", n=1).str[0].map(by_stem)
+    return images.assign(image=images["name"].where(named, renamed))
+
+
+def _describe_mismatch(table: pd.DataFrame, images: pd.DataFrame, folder: Path) -> str:
+    """Why no row has an image, for an error."""
+    if table.empty:
+        return f"the label table in {folder} has no rows\n{WAYS_OUT}"
+    found = f"{images['name'].iloc[0]} was found" if len(images) else "there are no images"
+    return (
+        f"no row of the label table has an image below {folder}: {table['image'].iloc[0]} was "
+        f"expected, for example, and {found}\n{WAYS_OUT}"
+    )
+
+
 def read_names(path: Path) -> list[str]:
-    """Image names of a list file, one a line: folders before and a label vector behind go."""
+    """Image names of a list file, one per line, without folders before and labels behind."""
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is no text file in UTF-8: {error}") from error
+        raise ValueError(f"{path} is not a text file in UTF-8: {error}") from error
     lines = pd.Series(text.split("\n"), dtype=str).map(lambda s: _LABEL_VECTOR.sub("", s).strip())
     lines.index -= 1  # without a header
     names = lines[lines != ""].map(lambda line: line.replace("\\", "/").rsplit("/", 1)[-1])
@@ -156,10 +164,10 @@ def read_names(path: Path) -> list[str]:
 
 
 def read_lists(folder: Path, images: pd.Series) -> dict[str, set[str]] | None:
-    """The official lists of a folder or, only if it has none, one level below.
+    """Read the official lists of a folder or, only if it has none, one level below.
 
     Raises:
-        ValueError: a name on both lists; a train_val list without a test list; lists that know none
+        ValueError: a name on both lists; a train_val list without a test list; lists that name none
             of the images.
     """
     for level in ([folder], folders_below(folder)):
@@ -173,18 +181,18 @@ def read_lists(folder: Path, images: pd.Series) -> dict[str, set[str]] | None:
         return None
     if not found["test"]:
         raise ValueError(
-            f"{found['train_val'][0]} has no {TEST_LIST} beside it; put both there, or none"
+            f"{found['train_val'][0]} has no {TEST_LIST} beside it; keep both or neither"
         )
     lists = {part: {n for p in paths for n in read_names(p)} for part, paths in found.items()}
     both = sorted(lists["train_val"] & lists["test"])
     if both:
         raise ValueError(
-            f"{plural(len(both), 'name')} on {TRAIN_VAL_LIST} and on {TEST_LIST} of {folder}: "
+            f"{plural(len(both), 'name')} on both {TRAIN_VAL_LIST} and {TEST_LIST} of {folder}: "
             f"{join_limited(both, most=3)}"
         )
     if not images.isin(lists["train_val"] | lists["test"]).any():
         raise ValueError(
-            f"the lists in {folder} name none of its images: {images.iloc[0]} is there and on "
+            f"the lists in {folder} name none of its images: {images.iloc[0]}, for example, is on "
             "neither; remove the lists to have a split drawn"
         )
     return lists
@@ -200,21 +208,21 @@ def _check_same_bytes(repeats: pd.DataFrame) -> None:
     ]
     if differing:
         raise ValueError(
-            f"{plural(len(differing), 'image')} there twice with different content; "
+            f"{plural(len(differing), 'image')} found twice with different content; "
             f"remove one of each\n{join_limited(differing)}"
         )
 
 
-def _only(rows: pd.DataFrame, subset: Path) -> tuple[pd.DataFrame, str]:
+def _keep_subset(rows: pd.DataFrame, subset: Path) -> tuple[pd.DataFrame, str]:
     if not subset.is_file():
-        raise FileNotFoundError(f"the subset file {subset} is not there")
+        raise FileNotFoundError(f"the subset file {subset} does not exist")
     names = set(read_names(subset))
     kept = rows[rows["image"].isin(names)]
     if kept.empty:
         raise ValueError(
-            f"{subset} names none of the images: {rows['image'].iloc[0]} is there, for one, and "
-            f"{min(names, default='nothing')} is asked for"
+            f"{subset} names none of the images: it names {min(names, default='nothing')}, and "
+            f"the folder has {rows['image'].iloc[0]}, for example"
         )
     missing = len(names) - len(kept)
     note = f"subset {subset}: {plural(len(kept), 'image')}"
-    return kept, note + (f"; {plural(missing, 'name')} of it not found" if missing else "")
+    return kept, note + (f"; {plural(missing, 'name')} on it not found" if missing else "")

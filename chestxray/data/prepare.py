@@ -1,4 +1,4 @@
-"""Decode a data folder ahead of time, so that every later run begins at once.
+"""Decoding of a data folder ahead of time, so that later runs begin at once.
 
 python -m chestxray.data.prepare DIR
 """
@@ -8,13 +8,12 @@ import sys
 from pathlib import Path
 
 from chestxray.data.cache import describe_skipped, load_images
-from chestxray.runtime.cli import Parser, number, run_command
+from chestxray.runtime.cli import Parser, number, run_command, say
 from chestxray.runtime.signals import StopRequest
 from chestxray.runtime.text import plural
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Decode a data folder ahead of time, so that runs begin at once."""
+def build_parser() -> Parser:
     parser = Parser(
         prog="python -m chestxray.data.prepare",
         allow_abbrev=False,
@@ -39,22 +38,25 @@ def main(argv: list[str] | None = None) -> int:
         default=os.cpu_count() or 1,
         help="decoding processes; 0 works (default: as many as cores)",
     )
-    args, _ = parser.parse(sys.argv[1:] if argv is None else argv)
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Decode a data folder ahead of time; returns the exit code."""
+    args, _ = build_parser().parse(sys.argv[1:] if argv is None else argv)
 
     def work(stop: StopRequest) -> int:
-        from chestxray.data.entries import (
-            read_entries,  # with pandas, which decoding processes spare
-        )
+        # With pandas, which decoding processes need not load.
+        from chestxray.data.entries import read_entries
 
-        found = read_entries(args.folder)
-        for note in found.notes:
-            print(note)
-        paths = found.rows["path"].tolist()
+        entries = read_entries(args.folder)
+        say(*entries.notes)
+        paths = entries.rows["path"].tolist()
         images = load_images(
             paths, args.size, args.folder, args.cache_dir, args.workers, stop.check
         )
         ready = len(paths) - len(images.broken)
-        print(f"{plural(ready, 'image')} of {args.size} pixels a side ready in {args.cache_dir}")
+        say(f"{plural(ready, 'image')} of {args.size} pixels a side ready in {args.cache_dir}")
         if images.broken:
             print(*describe_skipped(images.broken), sep="\n", file=sys.stderr)
         return 1 if images.broken else 0

@@ -70,7 +70,7 @@ class Split:
 
     @property
     def is_empty(self) -> bool:
-        """Whether it has no images."""
+        """Return whether it has no images."""
         return not any(self.image_names.values())
 
     def rows(self) -> pd.DataFrame:
@@ -201,7 +201,7 @@ def check_training_part(image_names: np.ndarray, stored: Split, same_tables: boo
     if missing:
         raise ValueError(
             f"the checkpoint lies inside an epoch, and {plural(len(missing), 'image')} of that "
-            f"epoch cannot be used any more: {join_limited(missing, most=3)}; {_WAY_OUT}"
+            f"epoch can no longer be used: {join_limited(missing, most=3)}; {_WAY_OUT}"
         )
 
 
@@ -216,7 +216,7 @@ def restore_split(rows: pd.DataFrame, stored: Split) -> tuple[np.ndarray, list[s
     missing, new = len(known) - int((parts != "").sum()), int((parts == "").sum())
     notes = []
     if missing:
-        notes.append(f"{plural(missing, 'image')} of the run's split cannot be found any more")
+        notes.append(f"{plural(missing, 'image')} of the run's split are missing")
     if new:
         notes.append(
             f"the data folder has {plural(new, 'image')} that the run's split does not know"

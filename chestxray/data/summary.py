@@ -1,4 +1,4 @@
-"""Images and patients by part of the split and by class, in tables and sentences for people."""
+"""Images and patients by part of the split and by class, as text for people."""
 
 import pandas as pd
 
@@ -8,7 +8,7 @@ from chestxray.runtime.text import join_limited
 
 
 def summary(rows: pd.DataFrame) -> str:
-    """Images and patients by part of the split and by class, as a table for people.
+    """Count images and patients by part of the split and by class, in a table for people.
 
     Args:
         rows: as in Entries, with the column split.
@@ -17,8 +17,8 @@ def summary(rows: pd.DataFrame) -> str:
     columns = {part: rows[rows["split"] == part] for part in parts}
     columns |= {"all": rows} if len(parts) > 1 else {}
 
-    def line(name: str, figures: list[int]) -> str:
-        return f"{name:<20}" + "".join(f"{figure:>9,}" for figure in figures)
+    def line(name: str, counts: list[int]) -> str:
+        return f"{name:<20}" + "".join(f"{count:>9,}" for count in counts)
 
     lines = [
         f"{'':<20}" + "".join(f"{name:>9}" for name in columns),
@@ -27,12 +27,12 @@ def summary(rows: pd.DataFrame) -> str:
         *(line(name, [int(part[name].sum()) for part in columns.values()]) for name in CLASSES),
     ]
     if "train" in parts and "val" not in parts:
-        lines.append("no image is for validation: best.pth will be the last epoch")
+        lines.append("no images for validation: best.pth will be the last epoch")
     untrained = [
         name for name in CLASSES if "train" in columns and not columns["train"][name].any()
     ]
     if untrained:
-        lines.append(f"no training image has {join_limited(untrained)}: such scores mean nothing")
+        lines.append(f"no training image has {join_limited(untrained)}: their scores mean nothing")
     return "\n".join([*lines, _people(rows)])
 
 

@@ -1,4 +1,4 @@
-"""A command's line and its answer: wrong usage, faults and stops in a line or two, exit codes."""
+"""Command lines: their options, and wrong usage, faults and stops as messages and exit codes."""
 
 import argparse
 import difflib
@@ -13,14 +13,14 @@ from chestxray.runtime.signals import Stopped, StopRequest, catch_signals
 
 
 class Parser(argparse.ArgumentParser):
-    """An ArgumentParser that tells what was typed from what is a default."""
+    """An ArgumentParser that distinguishes typed options from defaults."""
 
     def error(self, message: str) -> NoReturn:
         report_once(f"{self.prog}: error: {message} (--help shows all flags)")
         sys.exit(2)
 
     def parse(self, argv: list[str]) -> tuple[argparse.Namespace, dict[str, Any]]:
-        """All options, and those of them that were typed."""
+        """Parse all options, and separately those that were typed."""
         spelled = {name.replace("_", "-"): name for name in self._option_string_actions}
         argv = [self._respell(word, spelled) for word in argv]
         args, unknown = self.parse_known_args(argv)
@@ -40,7 +40,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def number(kind: type, low: float, high: float, text: str) -> Any:
-    """A type for argparse: a finite number above or at `low` and below or at `high`."""
+    """A type for argparse: a number from `low` to `high`, both included."""
 
     def convert(word: str) -> Any:
         try:
@@ -55,10 +55,10 @@ def number(kind: type, low: float, high: float, text: str) -> Any:
 
 
 def run_command(work: Callable[[StopRequest], int], debug: bool = False) -> int:
-    """Do a command's work; returns its exit code, after saying what went wrong.
+    """Do the work of a command, report faults and stops, and return the exit code.
 
     Args:
-        work: is told whether a signal has asked to stop, and returns an exit code.
+        work: gets the stop request of signals, and returns an exit code.
         debug: let faults through, for their traceback.
     """
     with catch_signals() as stop, PipeSafeStreams():
@@ -69,7 +69,7 @@ def run_command(work: Callable[[StopRequest], int], debug: bool = False) -> int:
             return 128 + stopped.signum
         except (OSError, ValueError, FloatingPointError, MemoryError, RuntimeError) as error:
             lost = describe_lost_peer(error)
-            known = lost or _is_of_memory(error) or not isinstance(error, RuntimeError)
+            known = lost or _is_about_memory(error) or not isinstance(error, RuntimeError)
             if debug or not known:
                 raise
             report_once(f"error: {lost or _text(error) + _way_out(error)}")
@@ -82,16 +82,16 @@ def _text(error: Exception) -> str:
     return str(error)
 
 
-def _is_of_memory(error: Exception) -> bool:
+def _is_about_memory(error: Exception) -> bool:
     text = str(error)
     return isinstance(error, MemoryError) or "allocate memory" in text or "out of memory" in text
 
 
 def _way_out(error: Exception) -> str:
-    if _is_of_memory(error) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
+    if _is_about_memory(error) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
         return "\nthe memory does not suffice: a smaller --bs takes less, and so does --workers 0"
     if isinstance(error, OSError) and error.errno == errno.EMFILE:
-        return "\n--workers 0 opens fewer files; `ulimit -n` shows how many may be open"
+        return "\n--workers 0 opens fewer files; `ulimit -n` shows how many can be open"
     return ""
 
 
@@ -136,7 +136,7 @@ class _PipeSafe:
 
 
 def say(*lines: str | None) -> None:
-    """Print lines for people at once; None is no line."""
+    """Print lines for people at once; None prints nothing."""
     for line in lines:
         if line is not None:
             print(line, flush=True)

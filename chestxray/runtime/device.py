@@ -1,4 +1,4 @@
-"""What this machine has: devices, and the number formats that they compute in."""
+"""Devices of this machine, and the number formats that they compute in."""
 
 import os
 
@@ -8,26 +8,26 @@ from chestxray.runtime.distributed import UNDER_TORCHRUN
 
 
 def pick_device(choice: str) -> torch.device:
-    """The device of that name; "auto" is CUDA, else MPS, else the CPU.
+    """Pick the device of that name; "auto" is CUDA, else MPS, else the CPU.
 
-    Under torchrun each process of a machine gets a CUDA device of its own, and MPS, which cannot
-    exchange gradients, is none.
+    Under torchrun each process of a machine gets its own CUDA device, and MPS, which cannot
+    exchange gradients, is not used.
 
     Raises:
-        ValueError: it is not there.
+        ValueError: it is not available.
     """
     number = os.environ["LOCAL_RANK"] if UNDER_TORCHRUN else None
-    there = {
+    found = {
         "cuda": torch.cuda.is_available(),
         "mps": torch.backends.mps.is_available() and number is None,
         "cpu": True,
     }
     if choice == "auto":
-        choice = next(name for name, available in there.items() if available)
-    if not there[choice]:
-        available = ", ".join(name for name, yes in there.items() if yes)
+        choice = next(name for name, available in found.items() if available)
+    if not found[choice]:
+        available = ", ".join(name for name, yes in found.items() if yes)
         raise ValueError(
-            f"--device {choice}: not here, or torch was built without it; there is {available}"
+            f"--device {choice} is missing, or torch was built without it; available: {available}"
         )
     if choice != "cuda" or number is None:
         return torch.device(choice)
@@ -41,13 +41,13 @@ def pick_device(choice: str) -> torch.device:
 
 
 def compute_fp32_in_full() -> None:
-    """Have CUDA not shorten float32 to TF32's ten bits, as it does in convolutions by default."""
+    """Keep CUDA from shortening float32 to TF32's ten bits, its default in convolutions."""
     torch.backends.cudnn.allow_tf32 = False
     torch.backends.cuda.matmul.allow_tf32 = False
 
 
 def computes_in_bf16(device: torch.device) -> bool:
-    """Whether the hardware multiplies in bfloat16 itself, rather than emulating it."""
+    """Return whether the hardware multiplies in bfloat16, rather than emulating it."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     if device.type == "cpu":

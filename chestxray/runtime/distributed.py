@@ -1,8 +1,8 @@
-"""Who speaks: this process, or under torchrun one process for the whole job.
+"""Output of a job under torchrun, where one process prints for all.
 
-The first process prints; the others are silent. A fault is said by the process that meets it first,
-since all may meet the same one, and torchrun ends the others before they could say it. What has
-been said is noted in torchrun's store, which outlives every process of the job.
+The first process prints; the others are silent. A fault is reported by the process that meets it
+first, since all may meet the same one, and torchrun ends the others before they could report it.
+That it was reported is noted in torchrun's store, which outlives every process of the job.
 """
 
 import os
@@ -17,11 +17,11 @@ if TYPE_CHECKING:  # torch takes seconds, and wrong usage is answered at once
 
 UNDER_TORCHRUN = "TORCHELASTIC_RUN_ID" in os.environ
 RANK = int(os.environ["RANK"]) if UNDER_TORCHRUN else 0
-_SAID = "said"
+_REPORTED = "reported"
 
 
 def silence_other_ranks() -> None:
-    """Under torchrun: only the first process prints, and one process says what went wrong."""
+    """Let only the first process print under torchrun, and only one report a fault."""
     if UNDER_TORCHRUN:
         sys.excepthook = _traceback_once
     if RANK > 0:
@@ -29,7 +29,7 @@ def silence_other_ranks() -> None:
 
 
 def report_once(text: str) -> None:
-    """Print on stderr why this command ends, unless another process of the job has done so."""
+    """Print on stderr why this command ends, unless another process of the job has."""
     if not UNDER_TORCHRUN:
         _print(text)
     elif _first_to_report():
@@ -37,7 +37,7 @@ def report_once(text: str) -> None:
 
 
 def describe_lost_peer(error: BaseException) -> str | None:
-    """What to say where an exchange with the other processes of the job failed; else None."""
+    """Describe a failed exchange with the other processes of the job; None for other errors."""
     if not UNDER_TORCHRUN:
         return None
     from torch.distributed import DistError
@@ -47,21 +47,21 @@ def describe_lost_peer(error: BaseException) -> str | None:
         return None
     return (
         f"another process of the job has died or cannot be reached ({str(error).splitlines()[0]}); "
-        "torchrun's report says which has died\nthe files are whole: a new torchrun with main.py "
-        "--resume trains on from the last save"
+        "torchrun's report says which has died\nthe files are complete: a new torchrun with "
+        "main.py --resume continues from the last save"
     )
 
 
 def has_ended() -> bool:
-    """Whether some process of the job has said why it ends."""
-    return store().check([_SAID])
+    """Return whether a process of the job has reported why it ends."""
+    return store().check([_REPORTED])
 
 
 @cache
 def store() -> "Store":
-    """What all processes of the job can write into and read.
+    """The key-value store of the job, which all its processes read and write.
 
-    Empty after torchrun has restarted them; on several machines each counts restarts by itself.
+    It is empty after torchrun has restarted them; each machine counts its own restarts.
     """
     from torch.distributed import PrefixStore
     from torch.distributed.rendezvous import rendezvous
@@ -73,15 +73,15 @@ def _first_to_report() -> bool:
     from torch.distributed import DistError
 
     try:
-        return store().add(_SAID, 1) == 1
-    except DistError:  # torchrun is gone, and the store with it: better twice than never
+        return store().add(_REPORTED, 1) == 1
+    except DistError:  # torchrun has ended, and the store with it: better twice than never
         return True
 
 
 def _print(text: str) -> None:
     stream = _stderr()
     if stream is not None:
-        with suppress(OSError):  # nobody reads it; the exit code still says it
+        with suppress(OSError):  # nobody reads it; the exit code still tells
             print(text, file=stream, flush=True)
 
 

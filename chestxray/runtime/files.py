@@ -1,4 +1,4 @@
-"""Files that are whole or not there, and the lock on a folder."""
+"""Files that are complete or absent, and the lock on a folder."""
 
 import errno
 import hashlib
@@ -16,7 +16,7 @@ from typing import IO
 import filelock
 import psutil
 
-# The name of a file that is being written: by which process of which machine.
+# The name of a file that is being written has its machine and process.
 _MACHINE = re.sub(r"\W", "-", platform.node())
 _TEMPORARY = re.compile(r"\..+\.([\w-]*)\.(\d+)\.[0-9a-f]{8}\.tmp")
 
@@ -25,15 +25,15 @@ _TEMPORARY = re.compile(r"\..+\.([\w-]*)\.(\d+)\.[0-9a-f]{8}\.tmp")
 def whole_file(path: Path, mode: str = "w") -> Iterator[IO]:
     """Open a file that gets its final name only when the block ends without an exception.
 
-    The bytes go to a temporary name in the same folder, are flushed to the disk, and replace what
-    bore the name before in one step.
+    The bytes go to a temporary name in the same folder, are flushed to the disk, and replace the
+    previous file in one step.
 
     Args:
         path: the final name; its folder is made when missing.
         mode: "w" (UTF-8, line ends as written) or "wb".
 
     Raises:
-        OSError: it cannot be written; what bore the name before is as it was.
+        OSError: it cannot be written; the previous file is unchanged.
     """
     path = Path(path)
     temporary = _temporary(path)
@@ -63,7 +63,7 @@ def whole_file(path: Path, mode: str = "w") -> Iterator[IO]:
 
 
 def link_or_copy(source: Path, target: Path) -> None:
-    """Give a finished file a second name, replacing what bore it: a hard link, else a copy."""
+    """Give a finished file a second name, replacing that file: a hard link, else a copy."""
     temporary = _temporary(target)
     try:
         os.link(source, temporary)
@@ -77,19 +77,19 @@ def link_or_copy(source: Path, target: Path) -> None:
     except OSError as error:
         raise OSError(_unwritten(target, temporary, error)) from error
     finally:
-        temporary.unlink(missing_ok=True)  # also after replacing a link of the same file by itself
+        temporary.unlink(missing_ok=True)  # also after replacing a link to the same file
 
 
 def check_room(folder: Path, needed: int) -> None:
-    """Write a byte into a folder, and compare the free bytes of its disk with those needed.
+    """Check that a folder can be written and that its disk has the bytes needed.
 
     Raises:
-        OSError: it cannot be written (permission bits do not tell: root ignores them), or is full.
+        OSError: it cannot be written (tried, since root ignores permissions), or is full.
     """
     probe = folder / ".probe"
     with whole_file(probe) as file:
         file.write("x")
-    probe.unlink(missing_ok=True)  # a test beside may have taken it away
+    probe.unlink(missing_ok=True)  # a test beside may have removed it
     free = shutil.disk_usage(folder).free
     if needed > free:
         raise OSError(
@@ -105,7 +105,7 @@ def file_digest(path: Path) -> str:
 
 
 def sweep(folder: Path) -> None:
-    """Remove what writers on this machine left unfinished in a folder and that are dead."""
+    """Remove the unfinished files of dead writers on this machine from a folder."""
     for path in folder.glob(".*.tmp"):
         found = _TEMPORARY.fullmatch(path.name)
         if found and found[1] == _MACHINE and not psutil.pid_exists(int(found[2])):
@@ -114,16 +114,16 @@ def sweep(folder: Path) -> None:
 
 @contextmanager
 def folder_lock(folder: Path, name: str = "") -> Iterator[None]:
-    """Hold a folder for this process; the kernel frees it when the process dies, however it dies.
+    """Lock a folder for this process; the kernel unlocks it when the process dies.
 
-    What dead processes left unfinished there is removed.
+    Unfinished files of dead processes are removed.
 
     Args:
         folder: made when missing.
-        name: of the lock, so that a folder may serve two purposes.
+        name: of the lock, so that a folder can have two.
 
     Raises:
-        BlockingIOError: another process holds it; the message says which and since when.
+        BlockingIOError: another process has it; the message says which and since when.
         OSError: it cannot be written.
     """
     holder = folder / f".{name}holder"
@@ -134,7 +134,7 @@ def folder_lock(folder: Path, name: str = "") -> Iterator[None]:
     except filelock.Timeout:
         try:
             who = holder.read_text(encoding="utf-8")
-        except FileNotFoundError:  # it is just coming or going
+        except FileNotFoundError:  # it is just starting or ending
             who = "another process"
         raise BlockingIOError(
             f"{folder} is in use by {who}; wait for it, or name another folder"
@@ -155,19 +155,19 @@ def folder_lock(folder: Path, name: str = "") -> Iterator[None]:
 
 
 def _temporary(path: Path) -> Path:
-    """A name of this process alone, in the same folder: a rename works within one file system."""
+    """A name of this process alone, in the same folder, since a rename needs one file system."""
     own = f"{_MACHINE}.{os.getpid()}.{secrets.token_hex(4)}"
     return path.with_name(f".{path.name}.{own}.tmp")
 
 
 def _unwritten(path: Path, temporary: Path, error: OSError) -> str:
-    """What went wrong in writing a file, for people."""
-    text = f"{path} cannot be written ({error.strerror or error}), and what was there stays"
+    """Describe why a file cannot be written."""
+    text = f"{path} cannot be written ({error.strerror or error}); nothing was replaced"
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) and temporary.exists():
         free = shutil.disk_usage(path.parent).free
         text += (
-            f"; it needs more than {temporary.stat().st_size / 1e6:,.1f} MB, and its disk has "
-            f"{free / 1e6:,.1f} MB free beside these"
+            f"; it needs more than {temporary.stat().st_size / 1e6:,.1f} MB, and its disk has only "
+            f"{free / 1e6:,.1f} MB more"
         )
     return text
 

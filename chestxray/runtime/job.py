@@ -32,7 +32,7 @@ class Job:
 
     @property
     def writes(self) -> bool:
-        """Whether this process alone writes the files of the job."""
+        """True in the one process that writes the files of the job."""
         return self.processes.rank == 0
 
     @property

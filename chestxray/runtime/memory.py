@@ -1,4 +1,4 @@
-"""Free memory, and what glibc does with freed memory."""
+"""Free memory, and the handling of freed memory by glibc."""
 
 import ctypes
 import gc
@@ -13,12 +13,12 @@ _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of glibc's malloc.h
 
 
 def reuse_freed_memory() -> None:
-    """Have glibc hand freed memory out again rather than return it to the system.
+    """Make glibc reuse freed memory rather than return it to the system.
 
     The maps of a batch are tens of megabytes each, and glibc maps such blocks anew every time: in
-    scoring on a CPU the page faults took a sixth of the time. For a process that ends after it:
-    over many epochs of training the memory would come to lie in pieces, and training gains nothing.
-    Other C libraries are left alone.
+    scoring on a CPU the page faults took a sixth of the time. Only for a process that ends
+    afterwards: over many epochs of training the memory would be fragmented, and training gains
+    nothing. Other C libraries are left alone.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
@@ -27,10 +27,10 @@ def reuse_freed_memory() -> None:
 
 
 def return_freed_memory() -> None:
-    """Give the system back what lies freed between what is in use.
+    """Return freed memory to the system.
 
-    A figure of matplotlib is cycles of small objects that lie about until the collector comes by,
-    and what is freed around them stays with glibc: over 42 epochs that was 200 MB.
+    A figure of matplotlib is cycles of small objects that stay until they are collected, and
+    glibc keeps the memory freed around them: over 42 epochs that was 200 MB.
     """
     gc.collect()
     malloc_trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
@@ -47,7 +47,7 @@ def free_memory(device: torch.device) -> int:
 
 
 def _limit_memory() -> int | None:
-    """Bytes that `ulimit -v` leaves; None where it sets no limit."""
+    """Bytes that `ulimit -v` leaves; None without a limit."""
     limit = resource.getrlimit(resource.RLIMIT_AS)[0]
     if limit == resource.RLIM_INFINITY:
         return None
@@ -55,11 +55,11 @@ def _limit_memory() -> int | None:
 
 
 def container_memory(root: Path = _CGROUP, own: Path = Path("/proc/self/cgroup")) -> int | None:
-    """Bytes that the limits of a container or batch job leave; None where there are none.
+    """Bytes that the limits of a container or batch job leave; None without limits.
 
     Args:
         root: where the control groups (version 2) are mounted.
-        own: the file that names the process's group.
+        own: the file that names the group of the process.
     """
     try:
         lines = own.read_text(encoding="ascii").splitlines()
@@ -67,15 +67,20 @@ def container_memory(root: Path = _CGROUP, own: Path = Path("/proc/self/cgroup")
         return None
     name = next((line[3:] for line in lines if line.startswith("0::")), "/").strip("/")
     folders = [root / name, *(root / name).parents]
-    left = []
-    for folder in folders[: folders.index(root) + 1]:
-        try:
-            limit = (folder / "memory.max").read_text(encoding="ascii").strip()
-            used = int((folder / "memory.current").read_text(encoding="ascii"))
-            statistics = (folder / "memory.stat").read_text(encoding="ascii").split()
-        except FileNotFoundError:  # the root group has no limit
-            continue
-        if limit != "max":
-            cached = int(statistics[statistics.index("inactive_file") + 1])  # given up at need
-            left.append(int(limit) - used + cached)
-    return max(0, min(left)) if left else None
+    left = [_group_memory(folder) for folder in folders[: folders.index(root) + 1]]
+    limits = [free for free in left if free is not None]
+    return max(0, min(limits)) if limits else None
+
+
+def _group_memory(folder: Path) -> int | None:
+    """Bytes that the limit of one control group leaves; None without a limit."""
+    try:
+        limit = (folder / "memory.max").read_text(encoding="ascii").strip()
+        used = int((folder / "memory.current").read_text(encoding="ascii"))
+        statistics = (folder / "memory.stat").read_text(encoding="ascii").split()
+    except FileNotFoundError:  # the root group has no limit
+        return None
+    if limit == "max":
+        return None
+    cached = int(statistics[statistics.index("inactive_file") + 1])  # given up when needed
+    return int(limit) - used + cached

@@ -1,7 +1,7 @@
-"""Several processes under torchrun: who this one is, what is shared out, what is put together.
+"""Processes of a job under torchrun: their shares of a batch, and what they exchange.
 
-Every process goes through the same steps, each on its share of a batch, over PyTorch's
-DistributedDataParallel; the first one alone writes. Without torchrun there is one process, and
+Every process takes the same steps on its share of a batch, over PyTorch's
+DistributedDataParallel; only the first one writes. Without torchrun there is one process, and
 nothing is exchanged.
 """
 
@@ -24,35 +24,35 @@ from chestxray.runtime import distributed as job
 from chestxray.runtime.signals import Stopped, StopRequest
 from chestxray.runtime.text import plural
 
-_POLL_SECONDS = 0.1  # of those who wait for others
-_TIMEOUT = timedelta(minutes=30)  # for processes that live and do not answer
-_MEETING_TIMEOUT = timedelta(days=1)  # one of them may be decoding all images
+_POLL_SECONDS = 0.1  # between two checks while waiting for others
+_TIMEOUT = timedelta(minutes=30)  # for processes that run and do not answer
+_BARRIER_TIMEOUT = timedelta(days=1)  # one of them may be decoding all images
 
 
 class Processes:
-    """Those who share the work; this base is a single one, and all of it is its own."""
+    """The processes that share the work; this base class is a single one that does all of it."""
 
     rank, size, machines = 0, 1, 1
     command = "python main.py"
 
     def describe(self, batch_size: int) -> str | None:
-        """The job in a line for people; None for one process that nobody shares with."""
+        """The job in a line for people; None for a single process."""
         return None
 
     def scoring_share(self, indices: np.ndarray) -> np.ndarray:
-        """Which of a batch's images this process scores; the parts of all make the batch."""
+        """The images of a batch that this process scores; the shares of all make the batch."""
         return indices[self.rank :: self.size]
 
     def training_share(self, indices: np.ndarray, batch_size: int) -> tuple[np.ndarray, float]:
-        """What this process trains on, and how its mean loss weighs.
+        """The images of a batch that this process trains on, and the weight of its mean loss.
 
-        The mean of the weighted means of all processes is the mean over the batch. A rest that is
-        too small to be shared, of which a process would get fewer than two images to take batch
-        statistics of, is computed whole by each.
+        The mean of the weighted means of all processes is the mean over the batch. A remainder of
+        which a process would get fewer than two images, too few for batch statistics, is computed
+        by each process as a whole.
 
         Args:
-            indices: a batch, in all.
-            batch_size: images of a full one, per process.
+            indices: of the batch of all processes.
+            batch_size: images of a full batch, per process.
         """
         if len(indices) < self.size * min(2, batch_size):
             return indices, 1.0
@@ -60,36 +60,36 @@ class Processes:
         return part, len(part) * self.size / len(indices)
 
     def wrap(self, network: nn.Module, check: Callable[[], None]) -> nn.Module:
-        """The network in a form whose gradients are the mean of those of all processes.
+        """Wrap the network so that its gradients are the mean of those of all processes.
 
         Args:
-            check: here and below, ends the waiting for others by an exception.
+            check: here and below, an exception from it ends the waiting for others.
         """
         return network
 
     def mean(self, values: torch.Tensor) -> torch.Tensor:
-        """The mean of what each process hands in."""
+        """The mean of the values of all processes."""
         return values
 
     def gather_rows(self, part: torch.Tensor, count: int) -> torch.Tensor:
-        """(count, C) from what each process has of them, (n, C), on the CPU, in order."""
+        """Gather (count, C) on the CPU, in order, from the shares (n, C) of all processes."""
         return part
 
     def broadcast_buffers(self, network: nn.Module) -> None:
-        """Give every process the first one's running statistics."""
+        """Copy the running statistics of the first process to all."""
 
     def any_rank_stopped(self, stop: StopRequest) -> Callable[[], None]:
-        """A check that raises Stopped in every process where one was asked to stop."""
+        """A check that raises Stopped in every process once one was asked to stop."""
         return stop.check
 
     def check_same(self, facts: Callable[[], dict[str, str]], check: Callable[[], None]) -> None:
-        """Raise ValueError where a process has other facts than the first."""
+        """Raise ValueError where the facts of a process differ from those of the first."""
 
     @contextmanager
     def local_rank_first(self, check: Callable[[], None], at_once: bool = False) -> Iterator[None]:
-        """Let one process of each machine go through the block before the others, or all at once.
+        """Let one process of each machine run the block before the others, or all at once.
 
-        Either way all meet once, so that other options are found out, not waited for.
+        Either way there is one barrier, so that processes with other options do not wait forever.
         """
         yield
 
@@ -98,11 +98,11 @@ ONE_PROCESS = Processes()
 
 
 class SeveralProcesses(Processes):
-    """One of those that torchrun has started, on one machine or several.
+    """A process that torchrun has started with others, on one machine or several.
 
     Args:
         device: of this process.
-        check: ends the waiting for the others by an exception.
+        check: an exception from it ends the waiting for the others.
     """
 
     def __init__(self, device: torch.device, check: Callable[[], None]) -> None:
@@ -120,9 +120,9 @@ class SeveralProcesses(Processes):
             world_size=self.size,
             timeout=_TIMEOUT,
         )
-        meetings = dist.new_group(backend="gloo", timeout=_MEETING_TIMEOUT)
-        assert isinstance(meetings, dist.ProcessGroup)  # else it would be without us
-        self._meetings = meetings
+        barriers = dist.new_group(backend="gloo", timeout=_BARRIER_TIMEOUT)
+        assert isinstance(barriers, dist.ProcessGroup)  # else this process would not belong to it
+        self._barriers = barriers
 
     def describe(self, batch_size: int) -> str | None:
         machines = f" on {self.machines} machines" if self.machines > 1 else ""
@@ -132,9 +132,9 @@ class SeveralProcesses(Processes):
         )
 
     def wrap(self, network: nn.Module, check: Callable[[], None]) -> nn.Module:
-        self._barrier(check)  # NCCL's first exchange has no time limit and hears of no one's death
+        self._barrier(check)  # NCCL's first exchange has no time limit and does not notice a death
         with warnings.catch_warnings():
-            # The new name of broadcast_buffers is not in every release that we run on.
+            # The new name of broadcast_buffers is not in every release that we support.
             warnings.filterwarnings("ignore", "`broadcast_buffers`", FutureWarning)
             return DistributedDataParallel(
                 network,
@@ -193,16 +193,16 @@ class SeveralProcesses(Processes):
             self._barrier(check)
 
     def _barrier(self, check: Callable[[], None]) -> None:
-        """Wait until all have come here; hears signals, and of the end of another's connection."""
-        meeting = dist.barrier(self._meetings, async_op=True)
-        assert meeting is not None
-        while not meeting.is_completed():
+        """Wait for all processes; signals and lost connections end the waiting."""
+        waiting = dist.barrier(self._barriers, async_op=True)
+        assert waiting is not None
+        while not waiting.is_completed():
             check()
             time.sleep(_POLL_SECONDS)
-        meeting.wait()
+        waiting.wait()
 
     def _wait_for_all(self, check: Callable[[], None]) -> None:
-        """Wait until all have started, before there is a group; one may have refused its flags."""
+        """Wait until all have started, before there is a group; some may have ended already."""
         store, end = job.store(), time.monotonic() + _TIMEOUT.total_seconds()
         store.add("started", 1)
         while (started := store.add("started", 0)) != self.size:
@@ -214,9 +214,9 @@ class SeveralProcesses(Processes):
 
 @contextmanager
 def process_group(device: torch.device, check: Callable[[], None]) -> Iterator[Processes]:
-    """This process among those of its job, from here to the end of the block."""
+    """Join the processes of the job, to the end of the block."""
     if not job.UNDER_TORCHRUN:
         yield ONE_PROCESS
         return
     yield SeveralProcesses(device, check)
-    dist.destroy_process_group()  # after a fault it could wait for the others
+    dist.destroy_process_group()  # not after a fault: it could wait for the others

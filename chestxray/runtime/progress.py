@@ -1,4 +1,4 @@
-"""How far the work is: a bar on a terminal, a plain line now and then elsewhere."""
+"""Progress of the work: a bar on a terminal, a plain line now and then elsewhere."""
 
 import sys
 import time
@@ -18,7 +18,7 @@ class Progress:
         self._next_line = self._began + SECONDS_BETWEEN_LINES
         self._bar = (
             tqdm(desc=title, total=total, initial=done, unit="image", leave=False, smoothing=0.1)
-            if sys.stderr is not None and sys.stderr.isatty()  # None: closed by who started us
+            if sys.stderr is not None and sys.stderr.isatty()  # None: closed at the start
             else None
         )
 

@@ -21,7 +21,7 @@ class Stopped(Exception):
 
 
 class StopRequest:
-    """Whether a signal has asked this process to stop."""
+    """A signal's request to this process to stop; true once there is one."""
 
     def __init__(self) -> None:
         self.signum: int | None = None
@@ -30,7 +30,7 @@ class StopRequest:
         return self.signum is not None
 
     def check(self) -> None:
-        """Raise Stopped when asked to stop; called where stopping loses nothing."""
+        """Raise Stopped if there is one; called where stopping loses nothing."""
         if self.signum is not None:
             raise Stopped(self.signum)
 
@@ -61,7 +61,7 @@ def catch_signals() -> Iterator[StopRequest]:
 
 @contextmanager
 def block_signals() -> Iterator[None]:
-    """Keep the signals waiting in the block; processes that are started in it never get them."""
+    """Hold signals back during the block; processes that are started in it never get them."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:
         yield
@@ -70,10 +70,10 @@ def block_signals() -> Iterator[None]:
 
 
 def _start_tracker() -> None:
-    """Start the process in which multiprocessing notes its semaphores, deaf to HUP.
+    """Start the process in which multiprocessing tracks its semaphores, and let it ignore HUP.
 
-    It is deaf to INT and TERM by itself. Libraries start it when they are imported, and a HUP to
-    the whole group would end it, with a warning and a traceback.
+    It ignores INT and TERM by itself. Libraries start it when they are imported, and a HUP to the
+    whole group would end it, with a warning and a traceback.
     """
     if hasattr(signal, "SIGHUP"):
         before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
@@ -82,6 +82,6 @@ def _start_tracker() -> None:
 
 
 def ignore_signals() -> None:
-    """For worker processes: a signal to the whole group reaches them too, the parent ends them."""
+    """Ignore signals to the whole group, in worker processes: their parent ends them."""
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)

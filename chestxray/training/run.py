@@ -1,4 +1,4 @@
-"""One run: where it stands, and how it goes on from a checkpoint.
+"""The state of a run, and how it continues from a checkpoint.
 
 Runs that continue each other are a lineage and share one run id: a stage 1, more epochs of it, a
 stage 2 on top.
@@ -38,7 +38,7 @@ class Validation:
 
 @dataclass
 class Run:
-    """Where a run stands; the names are those of the checkpoint."""
+    """The state of a run; its names are those of the checkpoint."""
 
     run_id: str
     stage: int
@@ -98,7 +98,7 @@ def new_run(lr: float, epochs: int) -> Run:
 
 
 def start_run(options: Options, stored: Checkpoint | None) -> Run:
-    """The run that a command begins, or goes on with from a checkpoint."""
+    """The run that a command starts, or continues from a checkpoint."""
     if stored is None:
         return new_run(options.lr, options.epochs)
     more = "epochs" in options.typed
@@ -114,9 +114,9 @@ def describe_start(run: Run, stored: Checkpoint, job: Job) -> list[str]:
 
 
 def continue_run(stored: Checkpoint, stage: int, lr: float, epochs: int, more: bool) -> Run:
-    """The run that goes on from a checkpoint.
+    """The run that continues from a checkpoint.
 
-    Another stage is a new run, between epochs. The same stage goes on where it stands: to the
+    Another stage is a new run, between epochs. The same stage continues where it stands: to the
     planned end if it has not reached that and `more` is off, else by `epochs` from here.
 
     Args:
@@ -147,7 +147,7 @@ def continue_run(stored: Checkpoint, stage: int, lr: float, epochs: int, more: b
 def make_optimizer(
     parameters: list[nn.Parameter], run: Run, stored: Checkpoint | None
 ) -> torch.optim.Optimizer:
-    """Adam on the parameters that train, with a checkpoint's moments where its stage goes on."""
+    """Adam on the parameters that train, with a checkpoint's moments where its stage continues."""
     optimizer = torch.optim.Adam(parameters, lr=run.lr, fused=True)
     if stored is not None and stored.stage == run.stage:
         restore_optimizer(optimizer, stored.optimizer)

@@ -95,7 +95,7 @@ def open_folder(
         job: that trains.
         entries: of the data folder.
         rows: of the images, with the column split.
-        stored: the checkpoint that the run goes on from.
+        stored: the checkpoint that the run continues from.
 
     Raises:
         ValueError: see check_training_part.
@@ -192,7 +192,7 @@ class RunFolder:
 
 
 def _is_best(last: EpochRecord, records: list[LogRecord]) -> bool:
-    """Whether an epoch has the best validation AUC of its lineage, or none has one."""
+    """Tell whether an epoch has the best validation AUC of its lineage, or none has one."""
     known = [record["val_auc"] for record in records if record["val_auc"] is not None]
     return not known or (last.val_auc is not None and last.val_auc >= max(known))
 

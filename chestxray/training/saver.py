@@ -1,4 +1,4 @@
-"""When a run is saved: after each epoch, now and then within one, and where a signal stops it."""
+"""Saving a run: after each epoch, now and then within one, and where a signal stops it."""
 
 import time
 from collections.abc import Callable

@@ -112,7 +112,7 @@ def test_another_machine_is_said(tmp_path: Path) -> None:
     assert f"threads {torch.get_num_threads() + 6} ->" in said
     assert "precision fp32 -> bf16" in said
     (said,) = lookup.describe_other_machine(checkpoint_of(processes=2), "fp32", 3)
-    assert said.startswith("processes 2 -> 3: the order of the images goes on")
+    assert said.startswith("processes 2 -> 3: the order of the images continues")
 
 
 def test_versions_are_plain_text(tmp_path: Path) -> None:

@@ -334,14 +334,14 @@ NAN = torch.tensor([1.0, float("nan")])
         ({"epochs_done": "four"}, "epochs_done is 'four', not a whole number"),
         ({"epochs_done": -1}, "epochs_done is -1, not a whole number, at least 0"),
         ({"epochs_planned": 10**600}, "epochs_planned is 1000.*at most 100,000"),
-        ({"images_done": 2}, "images_done is 2, and fewer are for training"),
+        ({"images_done": 2}, "images_done is 2, and fewer images are for training"),
         (
             {"args": {**small_checkpoint()["args"], "overwrite": True}},
-            "args.overwrite is no option that a checkpoint keeps",
+            "args.overwrite is not an option that a checkpoint keeps",
         ),
         ({"loss_sum": float("inf")}, "loss_sum is inf, not a finite number"),
-        ({"history": {}}, "history is no list"),
-        ({"history": [7]}, r"history\[0\] is no dict"),
+        ({"history": {}}, "history is not a list"),
+        ({"history": [7]}, r"history\[0\] is not a dict"),
         ({"mean": [0.0, "x", 1.0]}, "mean is <class 'list'>, not a list of three numbers"),
         ({"precision": "fp8"}, "precision is 'fp8', not one of"),
     ],
@@ -373,7 +373,7 @@ def test_weights_of_another_shape_are_refused_before_any_image_is_read(
 def test_a_bare_resume_goes_on_from_last_else_from_the_newest_that_can_be_read(
     tmp_path: Path,
 ) -> None:
-    held = small_checkpoint(model=build_model(15, 0).state_dict())
+    held = checkpoint_of(model=build_model(15, 0).state_dict())
     for age, name in ((30, "stage1_0001_01.pth"), (10, "stage1_0001_02.pth"), (0, "best.pth")):
         checkpoint.save(tmp_path / name, held)
         os.utime(tmp_path / name, (1e9 - age, 1e9 - age))
@@ -394,7 +394,7 @@ def test_a_bare_resume_goes_on_from_last_else_from_the_newest_that_can_be_read(
     (tmp_path / "stage1_0001_02.pth").write_bytes(b"")
     assert resumed()[0] == "stage1_0001_01.pth" and len(resumed()[1]) == 2
     (tmp_path / "stage1_0001_01.pth").write_bytes(b"")
-    with pytest.raises(ValueError, match="no checkpoint in .* can be gone on from\npassed over"):
+    with pytest.raises(ValueError, match="no checkpoint in .* can be resumed\npassed over"):
         lookup.open_to_resume(None, tmp_path)
     with pytest.raises(ValueError, match="only the beginning"):  # a typed name means that file
         lookup.open_to_resume("last.pth", tmp_path)

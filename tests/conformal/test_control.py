@@ -69,9 +69,7 @@ def test_crc_is_the_best_of_all_scores(made: tuple, alpha: str) -> None:
 
 
 @given(images(), st.sampled_from(ALPHAS[:-1]))
-def test_crc_does_not_depend_on_the_order_of_rows_classes_and_units(
-    made: tuple, alpha: str
-) -> None:
+def test_crc_ignores_the_order_of_rows_classes_and_units(made: tuple, alpha: str) -> None:
     targets, scores, codes = made
     rng = np.random.default_rng(0)
     rows, columns = rng.permutation(len(codes)), rng.permutation(targets.shape[1])
@@ -82,7 +80,7 @@ def test_crc_does_not_depend_on_the_order_of_rows_classes_and_units(
     assert shuffled == crc_threshold(targets, scores, codes, alpha)
 
 
-def test_crc_at_alpha_1_allows_empty_sets_and_below_one_in_n_plus_1_nothing() -> None:
+def test_crc_is_infinite_at_alpha_1_and_below_1_over_n_plus_1() -> None:
     rng = np.random.default_rng(0)
     targets, scores, codes = np.ones((50, 3)), rng.uniform(size=(50, 3)), np.arange(50)
     assert crc_threshold(targets, scores, codes, 1) == math.inf
@@ -99,9 +97,7 @@ def test_alpha_is_taken_as_typed(alpha: str | Fraction) -> None:
 
 
 @pytest.mark.parametrize(("alpha", "allowed"), [("0.1", 9), ("0.3", 29), ("0.7", 69)])
-def test_thirds_and_sevenths_that_add_up_to_a_whole_limit_still_meet_it(
-    alpha: str, allowed: int
-) -> None:
+def test_fractions_that_add_up_to_the_limit_meet_it(alpha: str, allowed: int) -> None:
     positives = np.where(np.arange(99) % 2, 3, 7)[:, None]
     scores = np.repeat(np.arange(1, 100)[:, None] / 100, 7, axis=1)
     found = crc_threshold(np.arange(7) < positives, scores, np.arange(99), alpha)
@@ -110,9 +106,7 @@ def test_thirds_and_sevenths_that_add_up_to_a_whole_limit_still_meet_it(
 
 @given(images(), st.sampled_from(["0.1", "0.3", "0.6"]), st.sampled_from([0.1, 0.5]))
 @settings(max_examples=50, deadline=None)
-def test_rcps_walks_from_small_thresholds_while_the_bound_is_below_alpha(
-    made: tuple, alpha: str, delta: float
-) -> None:
+def test_rcps_goes_up_while_the_bound_is_below_alpha(made: tuple, alpha: str, delta: float) -> None:
     grid = np.linspace(0, 1.1, 150)  # more than two blocks of thresholds
     losses = np.tile(miss_rates(*made, grid), (12, 1))
     order = np.random.default_rng(0).permutation(len(losses))
@@ -124,7 +118,7 @@ def test_rcps_walks_from_small_thresholds_while_the_bound_is_below_alpha(
     assert rcps_threshold(losses, float(alpha), delta, order, grid) == expected
 
 
-def test_rcps_stops_at_the_first_failure_even_if_later_thresholds_would_pass() -> None:
+def test_rcps_stops_at_the_first_failure_for_good() -> None:
     losses = np.zeros((400, 5))
     losses[:, 2] = 0.9
     order, grid = np.arange(400), np.linspace(0.1, 0.5, 5)
@@ -156,7 +150,7 @@ RISKS = st.lists(st.sampled_from([0.0, 0.05, 0.2, 0.25, 0.3, 0.6, 1.0]), min_siz
 
 
 @given(RISKS, st.booleans())
-def test_the_fixed_sequence_stops_at_the_first_p_value_above_delta(
+def test_fixed_sequence_stops_at_the_first_p_value_above_delta(
     risks: list[float], strict_last: bool
 ) -> None:
     p_values = hoeffding_bentkus_p_values(np.array(risks), 100, 0.3)
@@ -183,7 +177,7 @@ FINE = np.linspace(0.0005, 0.9995, 400)
 
 
 def scored(n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Labels, at least one a image (MAPIE demands it), and scores in steps off the grid."""
+    """Labels, at least one for each image (MAPIE demands it), and scores in steps off the grid."""
     rng = np.random.default_rng(seed)
     truth = rng.normal(-1, 1, size=(n, 6))
     targets = (truth + rng.normal(size=(n, 6)) > 0).astype(np.uint8)
@@ -193,13 +187,13 @@ def scored(n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     return targets, scores
 
 
-def mapie_threshold(targets: np.ndarray, scores: np.ndarray, **choices: object) -> float:
+def mapie_threshold(targets: np.ndarray, scores: np.ndarray, **options: object) -> float:
     from mapie.risk_control import MultiLabelClassificationController
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of empty sets, for which it takes 1 as we ask it to
         fitted = MultiLabelClassificationController(
-            predict_function=lambda x: x, predict_params=FINE, **choices
+            predict_function=lambda x: x, predict_params=FINE, **options
         ).calibrate(scores, targets)
     return float(fitted.best_predict_param[0])
 
@@ -214,7 +208,7 @@ def test_crc_agrees_with_mapie_on_its_grid(seed: int, alpha: str) -> None:
 
 
 @pytest.mark.parametrize("alpha", [0.2, 0.35])
-def test_rcps_with_a_hoeffding_bound_on_our_table_agrees_with_mapie(alpha: float) -> None:
+def test_rcps_with_a_hoeffding_bound_agrees_with_mapie(alpha: float) -> None:
     targets, scores = scored(150, 2)
     theirs = mapie_threshold(
         targets,

@@ -130,7 +130,7 @@ def true_risks(whole: Population, method: str, patients: int, unit: str) -> np.n
 
 
 def at_most(share: float, limit: float) -> bool:
-    """Whether a share of the draws is within three standard errors of a limit, or below it."""
+    """Return whether a share of the draws is below a limit or within three standard errors."""
     return share <= limit + 3 * np.sqrt(limit * (1 - limit) / DRAWS)
 
 
@@ -165,7 +165,7 @@ def test_crc_keeps_the_mean_risk_at_alpha_and_wastes_little(
 
 
 def test_crc_would_not_hold_without_its_correction() -> None:
-    """That the mean risk is at most alpha is no accident of these data: n + 1 is needed."""
+    """The data alone do not keep the mean risk below alpha: n + 1 is needed."""
     whole = alone()
     rng = np.random.default_rng(0)
     n, alpha = 9, 0.15  # (n + 1) alpha - 1 = 0.5 is allowed; n alpha = 1.35 without the correction
@@ -182,16 +182,16 @@ def test_crc_would_not_hold_without_its_correction() -> None:
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_violations_are_at_most_delta_where_images_are_independent(method: str) -> None:
+def test_violations_are_at_most_delta_for_independent_images(method: str) -> None:
     alpha = METHODS[method][2]
     risks = true_risks(alone(), method, 400, "image")
     assert at_most((risks > alpha).mean(), DELTA)
-    assert (risks > 0).mean() > 0.9  # and that is no empty promise: nearly all certify something
+    assert (risks > 0).mean() > 0.9  # not an empty promise: nearly all certify something
     assert risks.mean() > alpha / 2
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_violations_are_at_most_delta_over_patients_whose_images_resemble_each_other(
+def test_violations_are_at_most_delta_for_dependent_images(
     method: str,
 ) -> None:
     alpha = METHODS[method][2]
@@ -201,7 +201,7 @@ def test_violations_are_at_most_delta_over_patients_whose_images_resemble_each_o
 
 
 @pytest.mark.parametrize("method", ["rcps", "fst"])
-def test_the_image_as_unit_breaks_the_promise_there(method: str) -> None:
+def test_the_image_as_unit_breaks_the_promise_if_dependent(method: str) -> None:
     alpha = METHODS[method][2]
     risks = true_risks(families(), method, 100, "image")
     assert (risks > alpha).mean() > DELTA + 3 * np.sqrt(DELTA * (1 - DELTA) / DRAWS)

@@ -1,4 +1,4 @@
-"""The losses of prediction sets and the bounds on their means, against plain loops."""
+"""The losses of prediction sets and the bounds of their means, against plain loops."""
 
 import math
 
@@ -48,7 +48,7 @@ def chosen_set(scores: np.ndarray, threshold: float) -> set[int]:
 
 
 @given(images())
-def test_miss_rates_are_what_a_loop_over_images_and_thresholds_finds(made: tuple) -> None:
+def test_miss_rates_are_what_a_loop_finds(made: tuple) -> None:
     targets, scores, codes = made
     losses = []
     for truth, row in zip(targets, scores, strict=True):
@@ -102,16 +102,16 @@ def test_a_unit_is_its_name_and_its_images_may_lie_anywhere() -> None:
     assert codes.tolist() == [1, 0, 2, 0]
 
 
-def test_a_image_without_positive_class_is_dropped_counted_as_zero_or_refused() -> None:
+def test_images_without_a_positive_are_dropped_zero_or_refused() -> None:
     targets = np.array([[1, 0], [0, 0], [1, 1]])
     assert counting_rows(targets, "drop").tolist() == [True, False, True]
     assert counting_rows(targets, "zero").tolist() == [True, True, True]
-    with pytest.raises(ValueError, match="1 image without positive class"):
+    with pytest.raises(ValueError, match="1 image without a positive class"):
         counting_rows(targets, "error")
     assert counting_rows(targets[[0, 2]], "error").all()
 
 
-def test_the_grid_is_the_sigmoid_of_1000_equal_steps_from_minus_12_to_12() -> None:
+def test_the_grid_is_the_sigmoid_of_1000_equal_steps() -> None:
     assert len(GRID) == 1000
     np.testing.assert_allclose(np.log(GRID / (1 - GRID)), np.linspace(-12, 12, 1000), atol=1e-9)
 
@@ -137,9 +137,7 @@ def test_p_values_are_the_formula(n: int, risks: list[float], alpha: float) -> N
 
 
 @pytest.mark.parametrize(("n", "alpha", "count"), [(100, 0.1, 2), (100, 0.1, 5), (100, 0.3, 15)])
-def test_a_p_value_does_not_jump_where_rounding_puts_the_mean_above_a_whole_number(
-    n: int, alpha: float, count: int
-) -> None:
+def test_a_p_value_does_not_jump_by_rounding_of_the_mean(n: int, alpha: float, count: int) -> None:
     risk = count / n * (1 + 4e-16)
     assert math.ceil(n * risk) == count + 1
     exact, above = hoeffding_bentkus_p_values(np.array([count / n, risk]), n, alpha)
@@ -165,7 +163,7 @@ LOSSES = st.lists(st.sampled_from([0.0, 0.1, 1 / 3, 0.5, 1.0]), min_size=1, max_
 
 @given(LOSSES, st.sampled_from([0.05, 0.2, 0.5, 0.9]), st.sampled_from([0.05, 0.1, 0.3]))
 @settings(max_examples=150, deadline=None)
-def test_the_betting_bound_is_below_alpha_where_the_capital_passes_one_over_delta(
+def test_the_bound_is_below_alpha_where_the_capital_passes(
     losses: list[float], alpha: float, delta: float
 ) -> None:
     largest = max(capitals(losses, alpha, delta))
@@ -176,9 +174,7 @@ def test_the_betting_bound_is_below_alpha_where_the_capital_passes_one_over_delt
 
 @given(LOSSES, st.sampled_from([0.05, 0.1, 0.3]))
 @settings(max_examples=50, deadline=None)
-def test_the_betting_bound_is_the_least_risk_that_is_refuted(
-    losses: list[float], delta: float
-) -> None:
+def test_the_bound_is_the_least_risk_that_is_refuted(losses: list[float], delta: float) -> None:
     bound = wsr_bound(np.array(losses), delta)
     if bound < 1:
         assert max(capitals(losses, bound + 1e-5, delta)) > 1 / delta

@@ -1,4 +1,4 @@
-"""Whether a difference of prevalence is told from chance, patients with few positives included."""
+"""A shift of prevalence is told from chance, also for patients with few positives."""
 
 import re
 
@@ -19,7 +19,7 @@ def counts(patients: int, prevalence: float, alike: float, rng: np.random.Genera
     ("before", "now", "prevalence", "alike"),
     [(700, 30, 0.03, 20.0), (50, 200, 0.04, 1.0), (60, 60, 0.04, 2.0), (400, 400, 0.1, 1.0)],
 )
-def test_draws_of_the_same_patients_raise_an_alarm_in_about_one_of_a_hundred(
+def test_alike_patients_raise_an_alarm_in_one_of_a_hundred(
     before: int, now: int, prevalence: float, alike: float
 ) -> None:
     rng = np.random.default_rng(0)
@@ -37,7 +37,7 @@ def test_draws_of_the_same_patients_raise_an_alarm_in_about_one_of_a_hundred(
     assert alarms <= 200 * 0.01 + 3 * np.sqrt(200 * 0.01 * 0.99)
 
 
-def test_a_shift_is_found_with_both_prevalences_and_an_interval_that_holds_the_difference() -> None:
+def test_a_shift_is_described_with_prevalences_and_interval() -> None:
     rng = np.random.default_rng(0)
     before, now = (counts(n, p, 5.0, rng) for n, p in ((700, 0.10), (150, 0.25)))
     alike = counts(700, 0.3, 5.0, rng), counts(150, 0.3, 5.0, rng)
@@ -53,7 +53,7 @@ def test_a_shift_is_found_with_both_prevalences_and_an_interval_that_holds_the_d
     assert 0 < low < shares[1] - shares[0] < high
 
 
-def test_a_small_difference_is_none_however_certain() -> None:
+def test_a_small_difference_is_not_a_shift_however_certain() -> None:
     before = np.tile([[100, 10]], (800, 1))
     assert describe_shift(("A",), before, before + [[0, 1]]) == []
     assert len(describe_shift(("A",), before, before + [[0, 3]])) == 1

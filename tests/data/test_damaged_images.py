@@ -1,4 +1,4 @@
-"""Damaged image files: named, never a signal's death, never a image half white or black."""
+"""Damaged image files: named, never a death by signal, never an image half white or black."""
 
 import io
 import os
@@ -234,7 +234,7 @@ def test_a_whole_image_with_a_black_last_row_is_read(place: Path) -> None:
         assert decoded(place, packed(black, "PNG")).max() == 0
 
 
-def test_what_is_no_file_is_named_and_never_waited_for(tmp_path: Path) -> None:
+def test_pipes_folders_and_devices_are_refused_at_once(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.png")
     (tmp_path / "folder.png").mkdir()
     (tmp_path / "loop.png").symlink_to("loop.png")
@@ -242,11 +242,11 @@ def test_what_is_no_file_is_named_and_never_waited_for(tmp_path: Path) -> None:
     (tmp_path / "device.png").symlink_to("/dev/zero")
     (tmp_path / "empty.png").touch()
     reasons = {
-        "pipe.png": "no file but a folder, pipe or device",
-        "folder.png": "no file but a folder, pipe or device",
+        "pipe.png": "not a file but a folder, pipe or device",
+        "folder.png": "not a file but a folder, pipe or device",
         "loop.png": "symbolic links",
-        "nowhere.png": "not there any more",
-        "device.png": "no file but a folder, pipe or device",
+        "nowhere.png": "it no longer exists",
+        "device.png": "not a file but a folder, pipe or device",
         "empty.png": "an empty file",
     }
     paths = [str(tmp_path / name) for name in reasons]
@@ -259,11 +259,11 @@ def test_what_is_no_file_is_named_and_never_waited_for(tmp_path: Path) -> None:
 def test_a_file_too_large_for_any_image_is_not_read(tmp_path: Path) -> None:
     with open(tmp_path / "large.png", "wb") as file:
         file.truncate(10**12)
-    with pytest.raises(ValueError, match=r"1000\.0 GB are more than 64 million pixels take"):
+    with pytest.raises(ValueError, match=r"1000\.0 GB is more than 64 million pixels take"):
         read_image(tmp_path / "large.png", SIDE)
 
 
-def test_a_image_that_changes_under_way_is_one_of_its_states_or_named(
+def test_an_image_that_changes_is_read_whole_or_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "changing.png"
@@ -282,7 +282,7 @@ def test_a_image_that_changes_under_way_is_one_of_its_states_or_named(
         read_image(path, SIDE)
 
 
-def test_notes_beside_the_pixels_that_are_broken_are_not_warned_of(tmp_path: Path) -> None:
+def test_broken_metadata_beside_the_pixels_is_ignored(tmp_path: Path) -> None:
     whole = JPEGS["turned by EXIF"]
     at = whole.index(b"Exif\0\0") + 14
     broken = whole[:at] + b"\xff\xff" + whole[at + 2 :]

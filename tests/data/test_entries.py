@@ -51,7 +51,7 @@ def write_table(path, dialect="2017", names=NAMES):
 
 
 def write_images(folder, names=NAMES):
-    """Files with the name for content: nothing here looks into a image."""
+    """Files with the name for content: no test here looks into an image."""
     for name in names:
         write(folder / name, name)
 
@@ -105,7 +105,7 @@ def test_every_layout_is_found_without_an_option(tmp_path, tables, folders):
     assert entries.label_counts() == dict.fromkeys(CLASSES, 0) | COUNTS
     assert set(entries.fingerprint) == {Path(path).name for path in tables}
     assert entries.lists is None
-    assert entries.notes == ["12 of 12 rows have a image"]
+    assert entries.notes == ["12 of 12 rows have an image"]
 
 
 def test_the_twin_folder_of_the_sample_is_used_once(tmp_path):
@@ -115,8 +115,8 @@ def test_the_twin_folder_of_the_sample_is_used_once(tmp_path):
     for folder in (tmp_path, tmp_path / "sample"):
         entries = read_entries(folder)
         assert entries.rows["image"].tolist() == NAMES
-        assert entries.notes[0] == "12 of 12 rows have a image"
-        assert entries.notes[1].startswith("12 images more than once")
+        assert entries.notes[0] == "12 of 12 rows have an image"
+        assert entries.notes[1].startswith("12 images found more than once")
 
 
 def test_the_sample_beside_a_larger_table_is_one_set(tmp_path):
@@ -125,7 +125,7 @@ def test_the_sample_beside_a_larger_table_is_one_set(tmp_path):
     write_images(tmp_path / "images", NAMES[:6])
     entries = read_entries(tmp_path)
     assert entries.rows["image"].tolist() == NAMES[:6]
-    assert entries.notes == ["6 of 12 rows have a image"]
+    assert entries.notes == ["6 of 12 rows have an image"]
 
 
 def test_the_same_name_with_other_bytes_stops_and_names_both(tmp_path):
@@ -134,14 +134,14 @@ def test_the_same_name_with_other_bytes_stops_and_names_both(tmp_path):
     other = write(folder / "more" / NAMES[3], NAMES[4])  # as long as the first, and as old
     for path in (first, other):
         os.utime(path, (1e9, 1e9))
-    with pytest.raises(ValueError, match="1 image there twice with different content") as error:
+    with pytest.raises(ValueError, match="1 image found twice with different content") as error:
         read_entries(folder)
     assert str(other) in str(error.value)
     assert str(first) in str(error.value)
 
 
 @pytest.mark.parametrize(
-    "litter",
+    "hidden",
     [
         f"images/._{NAMES[0]}",
         f"__MACOSX/images/{NAMES[0]}",
@@ -152,35 +152,37 @@ def test_the_same_name_with_other_bytes_stops_and_names_both(tmp_path):
         "._Data_Entry_2017.csv",
     ],
 )
-def test_litter_of_other_systems_is_ignored(tmp_path, litter):
+def test_hidden_files_of_other_systems_are_ignored(tmp_path, hidden):
     folder = folder_of(tmp_path)
-    write(folder / litter, b"\x00\x05\x16\x07 litter")
+    write(folder / hidden, b"\x00\x05\x16\x07")
     entries = read_entries(folder)
     assert entries.rows["image"].tolist() == NAMES
-    assert entries.notes == ["12 of 12 rows have a image"]
+    assert entries.notes == ["12 of 12 rows have an image"]
 
 
 @pytest.mark.parametrize("suffix", [".jpg", ".jpeg", ".PNG", ".JPG"])
-def test_another_suffix_is_matched_by_stem_and_said(tmp_path, suffix):
+def test_another_suffix_is_matched_by_stem_and_noted(tmp_path, suffix):
     names = [name.replace(".png", suffix) for name in NAMES]
     entries = read_entries(folder_of(tmp_path, names))
     assert entries.rows["image"].tolist() == NAMES
     assert [Path(path).name for path in entries.rows["path"]] == names
-    assert entries.notes[1] == (f"12 images matched by name without suffix, such as {names[0]}")
+    assert entries.notes[1] == (
+        f"12 images matched by name without suffix ({names[0]}, for example)"
+    )
 
 
-def test_the_very_name_goes_before_its_stem(tmp_path):
+def test_a_name_is_preferred_to_its_stem(tmp_path):
     folder = folder_of(tmp_path)
     write_images(folder / "small", [name.replace(".png", ".jpg") for name in NAMES])
     entries = read_entries(folder)
     assert [Path(path).name for path in entries.rows["path"]] == NAMES
     assert entries.notes == [
-        "12 of 12 rows have a image",
+        "12 of 12 rows have an image",
         "12 images without a row, left out",
     ]
 
 
-def test_two_images_of_one_stem_are_not_guessed_at(tmp_path):
+def test_two_images_with_one_stem_are_refused(tmp_path):
     folder = folder_of(tmp_path, NAMES[1:])
     write(folder / NAMES[0].replace(".png", ".jpg"), "one")
     write(folder / NAMES[0].replace(".png", ".jpeg"), "other")
@@ -198,7 +200,7 @@ def test_a_linked_folder_is_followed_and_a_loop_is_not(tmp_path):
     (folder / "here").symlink_to(".")
     entries = read_entries(folder)
     assert entries.rows["image"].tolist() == NAMES
-    assert entries.notes == ["12 of 12 rows have a image"]
+    assert entries.notes == ["12 of 12 rows have an image"]
 
 
 def test_spaces_and_other_scripts_in_the_path_work(tmp_path):
@@ -220,10 +222,10 @@ def test_rows_and_images_without_each_other_are_counted(tmp_path):
     write_images(folder, ["curves.png", "scan.jpg"])
     entries = read_entries(folder)
     assert entries.rows["image"].tolist() == NAMES[:7]
-    assert entries.notes == ["7 of 12 rows have a image", "2 images without a row, left out"]
+    assert entries.notes == ["7 of 12 rows have an image", "2 images without a row, left out"]
 
 
-def test_rows_come_sorted_by_name_however_they_lie(tmp_path):
+def test_rows_are_sorted_by_name(tmp_path):
     table = write_table(tmp_path / "Data_Entry_2017.csv")
     header, *rows = table.read_text().splitlines()
     table.write_text("\n".join([header, *reversed(rows)]))
@@ -236,11 +238,11 @@ def test_rows_come_sorted_by_name_however_they_lie(tmp_path):
 
 def test_an_empty_intersection_shows_one_name_of_each_side(tmp_path):
     folder = folder_of(tmp_path, ["scan 1.png"])
-    with pytest.raises(ValueError, match=f"{NAMES[0]} is expected.*scan 1.png was found"):
+    with pytest.raises(ValueError, match=f"{NAMES[0]} was expected.*scan 1.png was found"):
         read_entries(folder)
 
 
-def test_a_table_without_rows_is_said(tmp_path):
+def test_a_table_without_rows_is_reported(tmp_path):
     write_table(tmp_path / "Data_Entry_2017.csv", names=[])
     write_images(tmp_path / "images")
     with pytest.raises(ValueError, match="has no rows"):
@@ -267,14 +269,14 @@ def test_a_subset_keeps_its_images_and_counts_names_not_found(tmp_path):
     subset = write(tmp_path / "list.txt", f"{NAMES[5]}\n{NAMES[1]}\n00099999_000.png\n")
     entries = read_entries(folder, subset)
     assert entries.rows["image"].tolist() == [NAMES[1], NAMES[5]]
-    assert entries.notes[-1] == f"subset {subset}: 2 images; 1 name of it not found"
+    assert entries.notes[-1] == f"subset {subset}: 2 images; 1 name on it not found"
 
 
 def test_a_subset_that_names_nothing_is_an_error(tmp_path):
     folder = folder_of(tmp_path)
     for content, asked in [("00099999_000.png\n", "00099999_000.png"), ("\n", "nothing")]:
         subset = write(tmp_path / "list.txt", content)
-        with pytest.raises(ValueError, match=f"{NAMES[0]} is there.*{asked} is asked for"):
+        with pytest.raises(ValueError, match=f"it names {asked}, and the folder has {NAMES[0]}"):
             read_entries(folder, subset)
     with pytest.raises(FileNotFoundError, match="missing.txt"):
         read_entries(folder, tmp_path / "missing.txt")
@@ -312,9 +314,9 @@ def test_a_list_is_read_however_it_is_written(tmp_path, content):
     assert read_names(path) == NAMES[:2]
 
 
-def test_a_list_that_is_no_text_is_named(tmp_path):
+def test_a_list_that_is_not_text_is_named(tmp_path):
     path = write(tmp_path / "test_list.txt", b"\x89PNG\r\n\x1a\n\xff\xfe")
-    with pytest.raises(ValueError, match="test_list.txt is no text file"):
+    with pytest.raises(ValueError, match="test_list.txt is not a text file"):
         read_names(path)
 
 
@@ -346,7 +348,7 @@ def test_a_test_list_alone_is_enough(tmp_path):
     assert read_lists(tmp_path, pd.Series(NAMES)) == {"train_val": set(), "test": set(NAMES[8:])}
 
 
-def test_lists_that_know_none_of_the_images_stop(tmp_path):
+def test_lists_that_name_none_of_the_images_are_refused(tmp_path):
     write(tmp_path / "train_val_list.txt", "00099999_000.png\n")
     write(tmp_path / "test_list.txt", "00099998_000.png\n")
     with pytest.raises(ValueError, match=f"name none of its images: {NAMES[0]}"):
@@ -372,14 +374,14 @@ def test_the_summary_counts_images_patients_and_classes_by_part(tmp_path):
     assert "median age 58 (0 unknown), M 100%, PA 100%" in summary(rows)
 
 
-def test_a_changed_table_is_described_and_an_unchanged_one_is_not(tmp_path):
+def test_only_a_changed_table_is_described(tmp_path):
     entries = read_entries(folder_of(tmp_path))
-    stored = {"files": entries.fingerprint, "labels": entries.label_counts()}
-    assert describe_change(entries, stored) == []
+    stored = entries.fingerprint, entries.label_counts()
+    assert describe_change(entries, *stored) == []
 
     table = tmp_path / "Data_Entry_2017.csv"
     table.write_text(table.read_text().replace("Mass", "Hernia", 1))
-    (line,) = describe_change(read_entries(tmp_path), stored)
+    (line,) = describe_change(read_entries(tmp_path), *stored)
     assert "Hernia 0 -> 1, Mass 4 -> 3" in line
 
 
@@ -389,18 +391,18 @@ def test_images_at_any_depth_are_found_and_other_files_are_not(tmp_path):
     assert sorted(find_images(tmp_path)["name"]) == ["a.png", "b.JPEG", "e.jpg"]
 
 
-def test_drawn_data_and_its_lists_are_read_whole(drawn):
+def test_drawn_data_and_its_lists_are_read(drawn):
     entries = read_entries(drawn)
-    assert entries.notes == ["60 of 60 rows have a image"]
+    assert entries.notes == ["60 of 60 rows have an image"]
     assert entries.lists is not None
     assert entries.lists["train_val"] | entries.lists["test"] == set(entries.rows["image"])
 
 
-def test_the_real_folder_is_read_as_it_is(nih):
+def test_the_real_folder_is_read(nih):
     entries = read_entries(nih)
     assert len(entries.rows) == 1642
     assert entries.rows["patient"].nunique() == 1300
-    assert entries.notes == ["1,642 of 1,642 rows have a image"]
+    assert entries.notes == ["1,642 of 1,642 rows have an image"]
     assert entries.lists is not None
     assert {part: len(names) for part, names in entries.lists.items()} == {
         "train_val": 86_524,
@@ -410,8 +412,8 @@ def test_the_real_folder_is_read_as_it_is(nih):
 
 
 @pytest.mark.parametrize("name", ["=cmd.png", "+1.png", "C:a.png", "a\tb.png", "images/-rf.png"])
-def test_names_of_lists_that_are_no_file_names_are_refused_with_their_lines(tmp_path, name):
+def test_listed_names_that_are_not_file_names_are_refused(tmp_path, name):
     path = tmp_path / "test_list.txt"
     path.write_text(f"\n00000001_000.png\n{name}\n")
-    with pytest.raises(ValueError, match="1 name not usable as a file name\nline 3: "):
+    with pytest.raises(ValueError, match="1 name that cannot be a file name\nline 3: "):
         read_names(path)

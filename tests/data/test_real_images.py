@@ -17,7 +17,7 @@ from chestxray.labels import CLASSES, encode
 from chestxray.scores import read_scores
 
 
-def test_the_real_images_are_found_and_split_by_the_official_lists(nih: Path) -> None:
+def test_the_real_images_are_split_by_the_official_lists(nih: Path) -> None:
     found = read_entries(nih)
     rows, notes = assign_splits(found, None, seed=0, test=False)
     assert len(rows) == 1642 and rows["patient"].nunique() == 1300
@@ -40,7 +40,7 @@ def test_a_split_by_image_would_have_leaked_and_ours_does_not(nih: Path) -> None
     assert rows.assign(part=parts).groupby("patient")["part"].nunique().max() == 1
 
 
-def test_training_and_testing_on_real_images_gives_scores_that_scikit_learn_agrees_with(
+def test_scores_of_real_images_agree_with_scikit_learn(
     nih: Path, chest: Callable[..., int], capsys: pytest.CaptureFixture[str]
 ) -> None:
     names = pd.read_csv(nih / "Data_Entry_2017.csv", index_col=False)["Image Index"]

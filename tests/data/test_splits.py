@@ -47,8 +47,8 @@ def patients_by_part(rows, parts):
 
 
 def drawn_split(rows, lists=None, seed=0):
-    placed, _ = assign_splits(entries(rows, lists), None, seed, test=False)
-    return Split.from_rows(placed, seed, official=lists is not None)
+    assigned, _ = assign_splits(entries(rows, lists), None, seed, test=False)
+    return Split.from_rows(assigned, seed, official=lists is not None)
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -62,7 +62,7 @@ def test_no_patient_is_in_two_parts_and_the_shares_are_70_10_20(seed):
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_with_lists_the_test_is_theirs_and_a_tenth_of_the_others_validate(seed):
+def test_lists_give_the_test_and_a_tenth_of_the_rest_validates(seed):
     rows = people(200, seed)
     lists = official(rows, 50)
     parts = draw_split(rows, lists, seed)
@@ -71,7 +71,7 @@ def test_with_lists_the_test_is_theirs_and_a_tenth_of_the_others_validate(seed):
 
 
 @pytest.mark.parametrize("with_lists", [False, True])
-def test_the_same_patients_and_seed_give_the_same_parts_in_any_order_of_rows(with_lists):
+def test_the_order_of_the_rows_does_not_change_the_split(with_lists):
     rows = people(100)
     lists = official(rows, 20) if with_lists else None
     parts = dict(zip(rows["image"], draw_split(rows, lists, 7), strict=True))
@@ -80,11 +80,11 @@ def test_the_same_patients_and_seed_give_the_same_parts_in_any_order_of_rows(wit
     assert dict(zip(rows["image"], draw_split(rows, lists, 8), strict=True)) != parts
 
 
-def test_a_patient_on_both_official_lists_stops_and_three_are_named():
+def test_patients_on_both_official_lists_are_refused():
     rows = people(30, seed=1)
     lists = official(rows, 10)
-    torn = rows["patient"].value_counts().loc[lambda count: count > 1].index.sort_values()[:5]
-    for patient in torn:
+    shared = rows["patient"].value_counts().loc[lambda count: count > 1].index.sort_values()[:5]
+    for patient in shared:
         first = rows["image"][rows["patient"] == patient].iloc[0]
         for names in lists.values():
             names.discard(first)
@@ -94,10 +94,10 @@ def test_a_patient_on_both_official_lists_stops_and_three_are_named():
         lists["train_val"].add(second)
     with pytest.raises(ValueError, match="5 patients in more than one part") as error:
         draw_split(rows, lists, 0)
-    assert ", ".join(torn[:3]) + " and 2 more" in str(error.value)
+    assert ", ".join(shared[:3]) + " and 2 more" in str(error.value)
 
 
-def test_images_in_no_part_do_not_tear_a_patient():
+def test_images_in_no_part_do_not_count_as_a_second_part():
     check_patients(pd.Series(["a", "a", "b"]), np.array(["train", "", "val"], dtype=object))
     with pytest.raises(ValueError, match="1 patient in more than one part.*: a"):
         check_patients(pd.Series(["a", "a", "b"]), np.array(["train", "val", "val"], dtype=object))
@@ -122,12 +122,12 @@ def test_nothing_left_for_training_is_an_error():
 
 
 @pytest.mark.parametrize("lists, source", [(None, "no official lists"), (20, "official lists")])
-def test_a_fresh_split_says_its_source_and_that_no_patient_is_shared(lists, source):
+def test_a_fresh_split_notes_its_source_and_no_shared_patient(lists, source):
     rows = people(100)
-    placed, notes = assign_splits(
+    assigned, notes = assign_splits(
         entries(rows, lists and official(rows, lists)), None, 3, test=False
     )
-    assert placed["image"].tolist() == rows["image"].tolist()
+    assert assigned["image"].tolist() == rows["image"].tolist()
     assert notes[0].startswith(f"split: {source}") and "seed 3" in notes[0]
     assert notes[0].endswith("0 patients shared")
 
@@ -137,15 +137,15 @@ def test_a_fresh_split_says_its_source_and_that_no_patient_is_shared(lists, sour
 def test_a_split_survives_its_plain_form(n, with_lists):
     rows = people(n)
     lists = official(rows, n // 3) if with_lists else None
-    placed, _ = assign_splits(entries(rows, lists), None, 5, test=False)
-    split = Split.from_rows(placed, 5, with_lists)
+    assigned, _ = assign_splits(entries(rows, lists), None, 5, test=False)
+    split = Split.from_rows(assigned, 5, with_lists)
     plain = split.to_plain()
     assert (plain["seed"], plain["official"]) == (5, with_lists)
     assert plain["train"]["images"].split("\n") == split.image_names["train"]
     assert json.loads(json.dumps(plain)) == plain
     assert Split.from_plain(plain) == split
     restored = split.rows().sort_values("image", ignore_index=True)
-    expected = placed[["image", "patient", "split"]].sort_values("image", ignore_index=True)
+    expected = assigned[["image", "patient", "split"]].sort_values("image", ignore_index=True)
     assert restored.to_dict("list") == expected.to_dict("list")
 
 
@@ -162,8 +162,8 @@ def test_the_empty_split_makes_all_images_test() -> None:
     rows = people(9)
     empty = Split.from_plain(Split.empty().to_plain())
     assert empty.is_empty and not drawn_split(rows).is_empty
-    placed, notes = assign_splits(entries(rows), empty, 0, test=True)
-    assert set(placed["split"]) == {"test"}
+    assigned, notes = assign_splits(entries(rows), empty, 0, test=True)
+    assert set(assigned["split"]) == {"test"}
     assert notes == ["split: all test; 0 patients shared"]
 
 
@@ -171,32 +171,32 @@ def test_a_stored_split_is_restored_without_a_change_or_a_note():
     rows = people(60)
     stored = drawn_split(rows, seed=2)
     part_of = stored.rows().set_index("image")["split"]
-    for seed, lists in [(2, None), (9, None), (2, official(rows, 5))]:  # neither matters any more
-        placed, notes = assign_splits(entries(rows, lists), stored, seed, test=False)
-        assert placed["split"].tolist() == part_of[rows["image"]].tolist()
+    for seed, lists in [(2, None), (9, None), (2, official(rows, 5))]:  # neither matters now
+        assigned, notes = assign_splits(entries(rows, lists), stored, seed, test=False)
+        assert assigned["split"].tolist() == part_of[rows["image"]].tolist()
         assert notes == ["split: the checkpoint's; 0 patients shared"]
 
 
-def test_images_gone_and_new_are_counted_and_the_others_keep_their_part():
+def test_missing_and_new_images_are_counted_the_rest_keep_parts():
     rows = people(60)
     stored = drawn_split(rows)
     now = pd.concat([rows[5:], images(*(f"0009999{n}_000.png" for n in range(3)))])
     parts, notes = restore_split(now, stored)
     part_of = stored.rows().set_index("image")["split"]
     assert parts.tolist() == [*part_of[rows["image"][5:]], "", "", ""]
-    assert "5 images" in notes[0] and "cannot be found any more" in notes[0]
+    assert "5 images" in notes[0] and "are missing" in notes[0]
     assert "3 images" in notes[1] and "does not know" in notes[1]
 
 
-def test_training_leaves_newcomers_out():
+def test_training_leaves_unseen_images_out():
     rows = people(60)
     now = pd.concat([rows, images("00099999_000.png")], ignore_index=True)
-    placed, notes = assign_splits(entries(now), drawn_split(rows), 0, test=False)
-    assert placed["image"].tolist() == rows["image"].tolist()
+    assigned, notes = assign_splits(entries(now), drawn_split(rows), 0, test=False)
+    assert assigned["image"].tolist() == rows["image"].tolist()
     assert "1 image that the run's split does not know" in notes[1]
 
 
-def newcomers(rows, stored):
+def with_unseen(rows, stored):
     """One more image of a patient of each part, and one of a patient unknown."""
     first = stored.rows().drop_duplicates("split").set_index("split")["patient"]
     more = {part: f"{first[part]}_900.png" for part in ("train", "val", "test")}
@@ -204,51 +204,51 @@ def newcomers(rows, stored):
     return more, pd.concat([rows, images(*more.values())], ignore_index=True)
 
 
-def test_newcomers_are_all_test_but_those_of_patients_seen_in_training():
+def test_unseen_images_are_test_unless_their_patient_is_known():
     rows = people(60)
     stored = drawn_split(rows)
-    more, now = newcomers(rows, stored)
-    placed, notes = assign_splits(entries(now), stored, 0, test=True)
-    parts = placed.set_index("image")["split"]
+    more, now = with_unseen(rows, stored)
+    assigned, notes = assign_splits(entries(now), stored, 0, test=True)
+    parts = assigned.set_index("image")["split"]
     assert parts[more["unknown"]] == "test" and parts[more["test"]] == "test"
     assert more["train"] not in parts and more["val"] not in parts
     assert parts[rows["image"]].tolist() == restore_split(rows, stored)[0].tolist()
     assert notes[-1].startswith("2 images left out")
-    patients_by_part(placed, placed["split"])
+    patients_by_part(assigned, assigned["split"])
 
 
-def test_newcomers_follow_the_lists_of_their_folder():
+def test_unseen_images_follow_the_lists_of_their_folder():
     rows = people(60)
     stored = drawn_split(rows)
-    more, now = newcomers(rows, stored)
+    more, now = with_unseen(rows, stored)
     now = pd.concat([now, images("00088888_900.png")], ignore_index=True)
     lists = {
         "train_val": {more["train"], more["test"], "00088888_900.png"},
         "test": {more["val"], more["unknown"]},
     }
-    placed, notes = assign_splits(entries(now, lists), stored, 0, test=True)
-    parts = placed.set_index("image")["split"]
+    assigned, notes = assign_splits(entries(now, lists), stored, 0, test=True)
+    parts = assigned.set_index("image")["split"]
     assert parts[more["unknown"]] == "test" and parts["00088888_900.png"] == "train"
     assert parts[more["train"]] == "train"
     assert more["test"] not in parts and more["val"] not in parts
     assert notes[-1].startswith("2 images left out")
-    patients_by_part(placed, placed["split"])
+    patients_by_part(assigned, assigned["split"])
 
 
-def test_a_folder_of_strangers_is_all_test():
-    strangers = images(*(f"0009999{n}_000.png" for n in range(8)))
-    placed, _ = assign_splits(entries(strangers), drawn_split(people(60)), 0, test=True)
-    assert placed["image"].tolist() == strangers["image"].tolist()
-    assert set(placed["split"]) == {"test"}
+def test_a_folder_of_unseen_patients_is_all_test():
+    unseen = images(*(f"0009999{n}_000.png" for n in range(8)))
+    assigned, _ = assign_splits(entries(unseen), drawn_split(people(60)), 0, test=True)
+    assert assigned["image"].tolist() == unseen["image"].tolist()
+    assert set(assigned["split"]) == {"test"}
 
 
-def test_an_epoch_under_way_needs_all_its_images():
+def test_an_unfinished_epoch_needs_all_its_images():
     rows = people(60)
     stored = drawn_split(rows)
     images = np.array(stored.image_names["train"])
     check_training_part(images, stored, same_tables=True)
     check_training_part(np.append(images, "00099999_000.png"), stored, same_tables=True)
-    with pytest.raises(ValueError, match="4 images of that epoch cannot be used") as error:
+    with pytest.raises(ValueError, match="4 images of that epoch can no longer be used") as error:
         check_training_part(images[4:], stored, same_tables=True)
     assert ", ".join(sorted(images[:4])[:3]) + " and 1 more" in str(error.value)
     with pytest.raises(ValueError, match="the label tables are not the ones that it began"):

@@ -130,7 +130,7 @@ def test_thirteen_is_the_same_patient_with_and_without_zeros(tmp_path):
     assert rows["patient"].tolist() == ["00000013"] * 3
 
 
-def test_a_image_without_a_patient_is_refused_with_its_line(tmp_path):
+def test_an_image_without_a_patient_is_refused(tmp_path):
     path = write(tmp_path, "Image Index,Finding Labels\n00000001_000.png,Mass\nscan.png,Mass\n")
     with pytest.raises(ValueError, match=r"1 row without a patient \(lines 3\).*Patient ID"):
         read_table(path)
@@ -208,7 +208,7 @@ def test_tables_in_litter_folders_are_ignored(tmp_path, folder):
     assert find_tables(tmp_path) == [tmp_path / "sample" / "sample_labels.csv"]
 
 
-def test_tables_one_level_below_count_only_where_the_folder_has_none(tmp_path):
+def test_tables_one_level_below_count_only_if_none_is_above(tmp_path):
     (tmp_path / "sample").mkdir()
     below = write(tmp_path / "sample", HEADER + ROW, "sample_labels.csv")
     assert find_tables(tmp_path) == [below]
@@ -246,7 +246,7 @@ def test_line_numbers_hold_behind_a_blank_line(tmp_path):
         read_table(path)
 
 
-def test_spellings_that_were_understood_are_said_once(tmp_path):
+def test_other_spellings_are_noted_once(tmp_path):
     rows = [f"{n:08d}_000.png,Infiltrate|mass,{n},58\n" for n in range(20)]
     table = read_table(write(tmp_path, HEADER + "".join(rows)))
     assert set(labels_of(table).values()) == {"Infiltration|Mass"}
@@ -272,11 +272,11 @@ def test_spellings_that_were_understood_are_said_once(tmp_path):
 )
 def test_names_that_are_paths_formulas_or_nothing_are_refused(tmp_path, name):
     path = write(tmp_path, f"{HEADER}{ROW}{name},Mass,1,58\n")
-    with pytest.raises(ValueError, match="1 name not usable as a file name\nline 3: "):
+    with pytest.raises(ValueError, match="1 name that cannot be a file name\nline 3: "):
         read_table(path)
 
 
-def test_a_row_repeated_with_equal_labels_is_read_once_and_counted(tmp_path):
+def test_a_row_repeated_with_equal_labels_is_read_once(tmp_path):
     rows = ["a_1.png,Mass|Edema,1,1\n", "a_2.png,Mass,1,1\n", "a_1.png,Edema|Mass,1,1\n"]
     table = read_table(write(tmp_path, HEADER + "".join(rows)))
     assert labels_of(table) == {"a_1.png": "Edema|Mass", "a_2.png": "Mass"}
@@ -291,16 +291,16 @@ def test_patients_that_a_spreadsheet_would_run_are_refused(tmp_path, patient):
         read_table(path)
 
 
-def test_a_row_repeated_with_other_labels_stops_and_names_both_lines(tmp_path):
+def test_a_row_repeated_with_other_labels_is_refused(tmp_path):
     rows = ["a_1.png,Mass,1,1\n", "a_2.png,Mass,1,1\n", "a_1.png,Edema,1,1\n"]
     path = write(tmp_path, HEADER + "".join(rows))
-    with pytest.raises(ValueError, match="1 image twice with different labels") as error:
+    with pytest.raises(ValueError, match="1 image listed twice with different labels") as error:
         read_table(path)
     assert "line 2: a_1.png, line 4: a_1.png" in str(error.value)
     assert str(path) in str(error.value)
 
 
-def test_of_several_tables_the_larger_holds_and_the_differing_images_are_counted(tmp_path):
+def test_of_several_tables_the_largest_is_used(tmp_path):
     large = write(tmp_path, HEADER + "".join(f"a_{n}.png,Mass,1,1\n" for n in range(5)))
     small = write(
         tmp_path,
@@ -373,7 +373,7 @@ def test_the_real_tables_have_the_published_counts(nih_tables, name, column, siz
     table = read_table(nih_tables / name)
     assert (len(table.rows), table.rows["patient"].nunique()) == (size, patients)
     counts = table.rows[list(CLASSES)].sum().to_dict()
-    assert counts == {label: figures[column] for label, figures in COUNTS.items()}
+    assert counts == {label: row[column] for label, row in COUNTS.items()}
     assert (table.rows["patient"] == table.rows["image"].str[:8]).all()
     assert table.rows["age"].dropna().between(0, 120).all()
     assert table.notes == []

@@ -61,7 +61,7 @@ def test_a_file_has_its_name_only_when_it_is_whole(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("fault", [ValueError, KeyboardInterrupt, SystemExit])
-def test_an_exception_in_the_block_leaves_the_old_file_and_no_other(
+def test_an_exception_in_the_block_leaves_only_the_old_file(
     tmp_path: Path, fault: type[BaseException]
 ) -> None:
     path = tmp_path / "file.txt"
@@ -123,7 +123,7 @@ def test_a_finished_file_gets_a_second_name(
     assert target.read_bytes() == bytes(range(256))
 
 
-def test_what_a_killed_writer_left_is_swept_by_the_next_who_holds_the_folder(
+def test_the_next_holder_sweeps_the_files_of_a_killed_writer(
     tmp_path: Path,
 ) -> None:
     program = """
@@ -146,12 +146,14 @@ with whole_file(Path(sys.argv[1])) as file:
     assert (tmp_path / "mine.txt").exists()
 
 
-def test_a_full_disk_is_said_with_what_is_needed_and_what_is_free(small_disk: Path) -> None:
+def test_a_full_disk_is_reported_with_needed_and_free_space(small_disk: Path) -> None:
     path = small_disk / "file.bin"
     with whole_file(path, "wb") as file:
         file.write(bytes(20_000))
     for write in (lambda f: f.write(bytes(80_000)), lambda f: torch.save(torch.ones(50_000), f)):
-        with pytest.raises(OSError, match="cannot be written .No space left on device., and what"):
+        with pytest.raises(
+            OSError, match="cannot be written .No space left on device.; nothing was replaced"
+        ):
             with whole_file(path, "wb") as file:
                 write(file)
         assert path.read_bytes() == bytes(20_000)
@@ -171,7 +173,7 @@ def test_a_file_that_is_not_there_gets_no_second_name(tmp_path: Path) -> None:
     assert names(tmp_path) == {"last.pth"}
 
 
-def test_a_second_holder_is_told_who_the_first_is_until_that_one_is_killed(tmp_path: Path) -> None:
+def test_a_second_holder_is_refused_until_the_first_is_killed(tmp_path: Path) -> None:
     folder = tmp_path / "folder"
     first = held(folder, seconds=60, left=tmp_path / "left")
     try:

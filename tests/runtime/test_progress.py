@@ -1,4 +1,4 @@
-"""Progress where stderr is no terminal."""
+"""Progress where stderr is not a terminal."""
 
 import re
 import time
@@ -9,7 +9,7 @@ from chestxray.runtime import progress
 from chestxray.runtime.progress import Progress
 
 
-def test_progress_is_plain_lines_where_stderr_is_no_terminal(
+def test_progress_is_plain_lines_without_a_terminal(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0.0)

@@ -1,4 +1,4 @@
-"""How a run goes on from a checkpoint, and with which moments."""
+"""How a run continues from a checkpoint, and with which moments."""
 
 import pytest
 import torch

@@ -117,7 +117,7 @@ def test_a_stopped_run_says_how_to_resume(tmp_path: Path) -> None:
     assert checkpoint.load(tmp_path / "stage1_0001_01.pth").images_done == 0
 
 
-def test_a_run_with_overwrite_owns_the_folder_from_its_first_save(
+def test_a_run_with_overwrite_owns_the_folder_after_one_save(
     tmp_path: Path,
 ) -> None:
     shop, old = Workshop(tmp_path), new_run(1e-4, 4)

@@ -58,7 +58,7 @@ def test_every_flipped_bit_is_refused_or_changes_nothing(path: Path) -> None:
     assert refused > 250 and not silently_other
 
 
-def test_every_flipped_bit_of_a_tensor_is_found_where_torch_finds_none(path: Path) -> None:
+def test_flipped_bits_are_found_where_torch_finds_none(path: Path) -> None:
     checkpoint.save(path, checkpoint_of(model={"w": torch.arange(64.0)}))
     whole = path.read_bytes()
     start = whole.index(torch.arange(64.0).numpy().tobytes())
@@ -283,9 +283,7 @@ def spelled(keys: tuple[Any, ...]) -> str:
 
 
 @pytest.mark.parametrize("keys", list(places(SCHEMA)), ids=spelled)
-def test_a_checkpoint_without_one_key_is_refused_and_the_key_named(
-    path: Path, keys: tuple[Any, ...]
-) -> None:
+def test_a_missing_key_of_a_checkpoint_is_named(path: Path, keys: tuple[Any, ...]) -> None:
     content = copy.deepcopy(small_checkpoint())
     holder = content
     for key in keys[:-1]:
@@ -355,9 +353,7 @@ def test_a_checkpoint_that_is_not_ours_to_use_is_refused(
     assert str(path) in str(refusal.value)
 
 
-def test_weights_of_another_shape_are_refused_before_any_image_is_read(
-    path: Path, tmp_path: Path
-) -> None:
+def test_weights_of_another_shape_are_refused_at_once(path: Path, tmp_path: Path) -> None:
     state = build_model(15, 0).state_dict()
     for changed, message in (
         ({**state, "fc.weight": state["fc.weight"][:14]}, r"fc.weight is \(14, 2048\), not \(15"),
@@ -370,7 +366,7 @@ def test_weights_of_another_shape_are_refused_before_any_image_is_read(
             lookup.open_to_resume(str(path), tmp_path)
 
 
-def test_a_bare_resume_goes_on_from_last_else_from_the_newest_that_can_be_read(
+def test_a_bare_resume_takes_last_else_the_newest_readable(
     tmp_path: Path,
 ) -> None:
     held = checkpoint_of(model=build_model(15, 0).state_dict())

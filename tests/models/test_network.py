@@ -26,7 +26,7 @@ def test_the_network_is_torchvisions_resnet50_with_another_head() -> None:
         torch.testing.assert_close(ours(IMAGES), theirs(IMAGES), rtol=1e-4, atol=1e-4)
 
 
-def test_the_same_seed_gives_the_same_weights_and_leaves_torchs_generator_alone() -> None:
+def test_a_seed_fixes_the_weights_and_leaves_torchs_generator() -> None:
     before = torch.get_rng_state()
     first, same, other = (networks.build_model(15, seed).state_dict() for seed in (3, 3, 4))
     assert all(torch.equal(first[name], same[name]) for name in first)
@@ -43,7 +43,7 @@ def test_a_body_is_taken_over_without_its_head() -> None:
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_frozen_parts_are_the_same_bits_after_training_and_the_others_are_not(stage: int) -> None:
+def test_only_frozen_parts_are_the_same_bits_after_training(stage: int) -> None:
     network = networks.build_model(15, seed=0)
     network.set_stage(stage, from_scratch=False)
     before = {name: value.clone() for name, value in network.state_dict().items()}
@@ -60,7 +60,7 @@ def test_frozen_parts_are_the_same_bits_after_training_and_the_others_are_not(st
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_the_optimizer_gets_the_parameters_of_the_stage_and_no_other(stage: int) -> None:
+def test_the_optimizer_gets_the_parameters_of_the_stage_only(stage: int) -> None:
     network = networks.build_model(15, seed=0)
     network.set_stage(stage, from_scratch=False)
     given = {id(parameter) for parameter in network.trainable_parameters()}
@@ -68,7 +68,7 @@ def test_the_optimizer_gets_the_parameters_of_the_stage_and_no_other(stage: int)
         assert (id(parameter) in given) == (name.partition(".")[0] in STAGES[stage]), name
 
 
-def test_without_pretrained_weights_stage_1_trains_everything_and_stage_2_freezes() -> None:
+def test_from_scratch_stage_1_trains_everything_stage_2_freezes() -> None:
     network = networks.build_model(15, seed=0)
     network.set_stage(1, from_scratch=True)
     assert len(network.trainable_parameters()) == len(list(network.parameters()))
@@ -87,7 +87,7 @@ def test_logits_are_float32_in_bf16_too() -> None:
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_the_frozen_part_and_the_trained_part_in_a_row_are_the_network(stage: int) -> None:
+def test_frozen_and_trained_part_in_a_row_are_the_network(stage: int) -> None:
     network = lived_in(stage)
     theirs = resnet50(num_classes=15).eval()
     theirs.load_state_dict(network.state_dict())
@@ -112,9 +112,7 @@ def lived_in(stage: int) -> networks.StagedNetwork:
 
 @pytest.mark.parametrize("bf16", [False, True], ids=["fp32", "bf16"])
 @pytest.mark.parametrize("stage", STAGES)
-def test_the_frozen_part_makes_the_same_bits_of_a_image_in_every_batch(
-    stage: int, bf16: bool
-) -> None:
+def test_the_frozen_part_gives_an_image_the_same_bits_always(stage: int, bf16: bool) -> None:
     network = lived_in(stage)
     network.bf16 = bf16
     frozen = network.frozen_stem()
@@ -138,7 +136,7 @@ def test_a_part_is_as_the_weights_were_when_it_was_made() -> None:
     assert not torch.equal(network.folded_head()(images), before)
 
 
-def test_a_part_has_no_batch_norm_and_is_freed_with_its_last_name() -> None:
+def test_a_part_has_no_batch_norm_and_is_freed_at_once() -> None:
     part = lived_in(2).folded_head()
     assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in part.modules())
     there = weakref.ref(part)
@@ -150,7 +148,7 @@ def test_a_part_has_no_batch_norm_and_is_freed_with_its_last_name() -> None:
         gc.enable()
 
 
-def test_weights_that_do_not_fit_are_refused_with_the_first_name_and_nothing_is_loaded() -> None:
+def test_weights_that_do_not_fit_are_named_and_not_loaded() -> None:
     network = networks.build_model(15, seed=0)
     before = {name: value.clone() for name, value in network.state_dict().items()}
     good = {name: value + 1 for name, value in before.items()}
@@ -189,7 +187,7 @@ def test_a_damaged_file_in_torchs_cache_is_named(
         pretrained.imagenet_weights()
 
 
-def test_without_network_the_message_says_where_to_put_the_imagenet_weights(
+def test_offline_the_message_says_where_the_weights_go(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))

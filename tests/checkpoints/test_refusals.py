@@ -332,7 +332,7 @@ NAN = torch.tensor([1.0, float("nan")])
         ({"epochs_done": "four"}, "epochs_done is 'four', not a whole number"),
         ({"epochs_done": -1}, "epochs_done is -1, not a whole number, at least 0"),
         ({"epochs_planned": 10**600}, "epochs_planned is 1000.*at most 100,000"),
-        ({"images_done": 2}, "images_done is 2, and fewer are for training"),
+        ({"images_done": 2}, "images_done is 2, and fewer images are for training"),
         (
             {"args": {**small_checkpoint()["args"], "overwrite": True}},
             "args.overwrite is not an option that a checkpoint keeps",
@@ -369,7 +369,7 @@ def test_weights_of_another_shape_are_refused_before_images(path: Path, tmp_path
 def test_a_bare_resume_takes_last_else_the_newest_readable(
     tmp_path: Path,
 ) -> None:
-    held = small_checkpoint(model=build_model(15, 0).state_dict())
+    held = checkpoint_of(model=build_model(15, 0).state_dict())
     for age, name in ((30, "stage1_0001_01.pth"), (10, "stage1_0001_02.pth"), (0, "best.pth")):
         checkpoint.save(tmp_path / name, held)
         os.utime(tmp_path / name, (1e9 - age, 1e9 - age))

@@ -125,7 +125,7 @@ def test_an_empty_data_folder_is_answered_with_both_ways_out(
     for words in ((), ("--data_path", "nowhere")):
         assert chest(*words) == 1
         said = capsys.readouterr().err
-        assert "README.md" in said and "make demo" in said
+        assert "docs/data.md" in said and "make demo" in said
         assert one_or_two_lines(said)
 
 

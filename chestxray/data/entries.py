@@ -17,7 +17,7 @@ IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
 TRAIN_VAL_LIST, TEST_LIST = "train_val_list.txt", "test_list.txt"
 _LABEL_VECTOR = re.compile(r"(?:[\s,]+[01])+\s*$")  # behind the names in CheXNet's lists
 WAYS_OUT = (
-    "README.md says where to get the NIH images (--data_path DIR names their folder); "
+    "docs/data.md says where to get the NIH images (--data_path DIR names their folder); "
     "`make demo` runs everything on drawn ones"
 )
 

@@ -11,7 +11,7 @@ DEMO_CACHE ?= demo/cache
 DEMO_IMAGES ?= 1200
 DEMO_FLAGS ?=
 
-.PHONY: .venv demo clean-demo test test-slow test-slow-processes test-slow-runs lint type check
+.PHONY: .venv demo clean-demo test test-slow test-slow-processes test-slow-interruptions test-slow-others lint type check
 .DELETE_ON_ERROR:
 
 .venv: .venv/.installed
@@ -84,15 +84,19 @@ type: .venv/.installed
 test: .venv/.installed
 	$(BIN)/python -m pytest
 
-# Two halves, which .ci/run runs side by side.
-test-slow: test-slow-processes test-slow-runs
+# In parts of a few minutes, of which .ci/run runs two side by side.
+test-slow: test-slow-processes test-slow-interruptions test-slow-others
 
-SLOW_PROCESSES := tests/runtime tests/test_benchmarks.py
+SLOW_PROCESSES := tests/runtime
+SLOW_INTERRUPTIONS := tests/test_interruptions.py
 
 test-slow-processes: .venv/.installed
 	$(BIN)/python -m pytest -m slow $(SLOW_PROCESSES)
 
-test-slow-runs: .venv/.installed
-	$(BIN)/python -m pytest -m slow $(SLOW_PROCESSES:%=--ignore=%)
+test-slow-interruptions: .venv/.installed
+	$(BIN)/python -m pytest -m slow $(SLOW_INTERRUPTIONS)
+
+test-slow-others: .venv/.installed
+	$(BIN)/python -m pytest -m slow $(patsubst %,--ignore=%,$(SLOW_PROCESSES) $(SLOW_INTERRUPTIONS))
 
 check: lint type test

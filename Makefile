@@ -11,7 +11,8 @@ DEMO_CACHE ?= demo/cache
 DEMO_IMAGES ?= 1200
 DEMO_FLAGS ?=
 
-.PHONY: .venv demo clean-demo test test-slow test-slow-processes test-slow-interruptions test-slow-others lint type check
+.PHONY: .venv demo clean-demo test test-slow test-slow-processes test-slow-interruptions test-slow-benchmarks test-slow-others \
+  lint type check
 .DELETE_ON_ERROR:
 
 .venv: .venv/.installed
@@ -84,11 +85,13 @@ type: .venv/.installed
 test: .venv/.installed
 	$(BIN)/python -m pytest
 
-# In parts of a few minutes, of which .ci/run runs two side by side.
-test-slow: test-slow-processes test-slow-interruptions test-slow-others
+# In parts of a few minutes, of which .ci/run runs two side by side, the longest first.
+test-slow: test-slow-processes test-slow-interruptions test-slow-benchmarks test-slow-others
 
 SLOW_PROCESSES := tests/runtime
 SLOW_INTERRUPTIONS := tests/test_interruptions.py
+SLOW_BENCHMARKS := tests/test_benchmarks.py
+SLOW_PARTS := $(SLOW_PROCESSES) $(SLOW_INTERRUPTIONS) $(SLOW_BENCHMARKS)
 
 test-slow-processes: .venv/.installed
 	$(BIN)/python -m pytest -m slow $(SLOW_PROCESSES)
@@ -96,7 +99,10 @@ test-slow-processes: .venv/.installed
 test-slow-interruptions: .venv/.installed
 	$(BIN)/python -m pytest -m slow $(SLOW_INTERRUPTIONS)
 
+test-slow-benchmarks: .venv/.installed
+	$(BIN)/python -m pytest -m slow $(SLOW_BENCHMARKS)
+
 test-slow-others: .venv/.installed
-	$(BIN)/python -m pytest -m slow $(patsubst %,--ignore=%,$(SLOW_PROCESSES) $(SLOW_INTERRUPTIONS))
+	$(BIN)/python -m pytest -m slow $(SLOW_PARTS:%=--ignore=%)
 
 check: lint type test

@@ -260,7 +260,7 @@ def test_a_folder_without_data_names_both_ways_out(tmp_path, there):
         write_table(folder / "Data_Entry_2017.csv")
     with pytest.raises((FileNotFoundError, ValueError)) as error:
         read_entries(folder)
-    for text in (str(folder), "README", "--data_path", "make demo"):
+    for text in (str(folder), "docs/data.md", "--data_path", "make demo"):
         assert text in str(error.value)
 
 

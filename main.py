@@ -47,8 +47,8 @@ def train(options: Options, job: "Job") -> int:
     from chestxray.checkpoints import initial
     from chestxray.models.features import frozen_features
     from chestxray.training import losses, run_folder
-    from chestxray.training import run as runs
     from chestxray.training.batches import next_epoch
+    from chestxray.training.run import describe_start, make_optimizer, start_run
     from chestxray.training.saver import Saver
     from chestxray.training.trainer import train_one_epoch, validate
 
@@ -56,8 +56,8 @@ def train(options: Options, job: "Job") -> int:
     stored = opened.checkpoint if opened else None
     if inputs.is_finished(options, opened):
         return 0
-    run = runs.start_run(options, stored)
-    say(*job.describe(options.bs), *(runs.describe_start(run, stored, job) if stored else []))
+    run = start_run(options, stored)
+    say(*job.describe(options.bs), *(describe_start(run, stored, job) if stored else []))
     if job.writes and not options.overwrite:
         run_folder.refuse_foreign_files(options.output, run)
     entries, rows = inputs.read_rows(options, opened)
@@ -70,7 +70,7 @@ def train(options: Options, job: "Job") -> int:
     parts = images.datasets([("train",), ("val",)], job.device, job.free_memory())
     folder = run_folder.open_folder(run, options, job, entries, images.rows, stored)
     criterion = losses.LOSSES[options.loss_func]()
-    optimizer = runs.make_optimizer(network.trainable_parameters(), run, stored)
+    optimizer = make_optimizer(network.trainable_parameters(), run, stored)
     saver = Saver(folder, run, network, optimizer, job.check, 60 * options.save_minutes)
     with saver:
         train_data, val_data = frozen_features(network, parts, options.stage, job)

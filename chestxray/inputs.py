@@ -10,7 +10,7 @@ from chestxray.checkpoints.checkpoint import Checkpoint
 from chestxray.checkpoints.lookup import Opened, open_to_resume, open_to_test
 from chestxray.data.cache import load_images
 from chestxray.data.entries import Entries, read_entries
-from chestxray.data.splits import Split, assign_splits
+from chestxray.data.splits import assign_splits
 from chestxray.data.summary import describe_change, summary
 from chestxray.data.workset import Workset, keep_readable
 from chestxray.models.network import weights_digest
@@ -64,15 +64,13 @@ def read_rows(options: Options, opened: Opened | None) -> tuple[Entries, pd.Data
         FileNotFoundError, ValueError: see read_entries and assign_splits.
     """
     stored = opened.checkpoint if opened else None
-    known = Split.empty() if opened else None
-    if stored:
-        known = stored.split
     found = read_entries(Path(options.data_path), Path(options.subset) if options.subset else None)
     say(
         *found.notes,
         *(describe_change(found, stored.table.files, stored.table.labels) if stored else []),
     )
-    rows, notes = assign_splits(found, known, options.split_seed, options.test)
+    split = opened.split if opened else None
+    rows, notes = assign_splits(found, split, options.split_seed, options.test)
     say(*notes, summary(rows))
     if options.test and options.split != "all":
         rows = rows[rows["split"] == options.split]

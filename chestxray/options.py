@@ -108,7 +108,7 @@ class Options:
         """
         changes: dict[str, object] = {}
         differences = []
-        stays = epoch_under_way and self.stage_or(kept) == kept["stage"]
+        same_stage = "stage" not in self.typed or self.stage == kept["stage"]
         for name, value in kept.items():
             ours = getattr(self, name)
             if name not in self.typed or name == "weights":  # they also say what stage 1 trains
@@ -121,7 +121,7 @@ class Options:
                     f"{differs}, which is fixed for the whole lineage; leave it out, or start a "
                     "new run"
                 )
-            if name in FIXED_IN_EPOCH and stays:
+            if name in FIXED_IN_EPOCH and epoch_under_way and same_stage:
                 refuse_usage(
                     f"{differs}, which is fixed for the epoch under way; leave it out, or resume "
                     "from the checkpoint of a finished epoch"
@@ -133,10 +133,6 @@ class Options:
                 else f"{_flag(name)} {ours} instead of the checkpoint's {value}"
             )
         return Options(**vars(self) | changes), differences
-
-    def stage_or(self, kept: Mapping[str, object]) -> object:
-        """The stage that was typed, else the checkpoint's."""
-        return self.stage if "stage" in self.typed else kept["stage"]
 
 
 def parse_options(argv: list[str]) -> Options:

@@ -16,6 +16,7 @@ from chestxray.checkpoints.checkpoint import (
     verified,
     versions,
 )
+from chestxray.data.splits import Split
 from chestxray.labels import CLASSES
 from chestxray.models.backbones import BACKBONES
 from chestxray.models.network import check_weights
@@ -40,6 +41,11 @@ class Opened:
     weights: dict[str, torch.Tensor]
     checkpoint: Checkpoint | None
     notes: list[str]
+
+    @property
+    def split(self) -> Split:
+        """The split that the weights were trained with; empty where the file does not say."""
+        return self.checkpoint.split if self.checkpoint else Split.empty()
 
     def digest(self) -> str:
         """SHA-256 of the file."""

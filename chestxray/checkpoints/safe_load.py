@@ -158,20 +158,20 @@ def _names(path: Path, pickled: bytes) -> set[str]:
 
 def _tensors(content: Any) -> Iterator[torch.Tensor]:
     """Every tensor in nested values, each object looked at once."""
-    seen, rest = set(), [content]
-    while rest:
-        item = rest.pop()
+    seen, remaining = set(), [content]
+    while remaining:
+        item = remaining.pop()
         if id(item) in seen:
             continue
         seen.add(id(item))
         if isinstance(item, torch.Tensor):
             yield item
         elif isinstance(item, Mapping):
-            rest.extend(item.values())
+            remaining.extend(item.values())
         elif isinstance(item, list | tuple | set):
-            rest.extend(item)
+            remaining.extend(item)
         elif hasattr(item, "__dict__"):
-            rest.append(vars(item))
+            remaining.append(vars(item))
 
 
 def _check_size(path: Path, tensor: torch.Tensor) -> None:

@@ -7,9 +7,11 @@ python -m chestxray.conformal NEW.csv --apply OUT/thresholds.json
 """
 
 import argparse
+import math
 import sys
 from dataclasses import replace
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +29,7 @@ from chestxray.conformal.calibrate import (
 from chestxray.conformal.metrics import prediction_sets, realised
 from chestxray.conformal.resplits import cut_patients
 from chestxray.conformal.risks import RISKS
-from chestxray.runtime.cli import Parser, PipeSafeStreams
+from chestxray.runtime.cli import Parser, number, run_uninterrupted
 from chestxray.runtime.text import join_limited, plural
 from chestxray.scores import Scores, read_scores
 
@@ -55,13 +57,8 @@ def fraction(word: str) -> float:
     return value
 
 
-def whole(word: str) -> int:
-    if not word.isdigit():
-        raise argparse.ArgumentTypeError(f"{word!r} is not a whole number, at least 0")
-    return int(word)
-
-
 def build_parser() -> Parser:
+    whole = number(int, 0, math.inf, "a whole number, at least 0")
     parser = Parser(
         prog="python -m chestxray.conformal",
         allow_abbrev=False,
@@ -188,12 +185,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = build_parser()
     args, typed = parser.parse(sys.argv[1:] if argv is None else argv)
     check_usage(parser, args, typed)
-    with PipeSafeStreams():
-        try:
-            return run(args)
-        except (OSError, ValueError) as error:
-            print(f"error: {error}", file=sys.stderr)
-            return 1
+    return run_uninterrupted(partial(run, args))
 
 
 def run(args: argparse.Namespace) -> int:

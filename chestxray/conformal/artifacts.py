@@ -31,6 +31,7 @@ from chestxray.conformal.report import (
 from chestxray.conformal.resplits import resplit, resplit_per_class
 from chestxray.conformal.risks import GRID
 from chestxray.runtime.files import whole_file
+from chestxray.runtime.signals import block_signals
 from chestxray.runtime.text import join_limited, plural
 from chestxray.scores import Scores
 
@@ -176,11 +177,12 @@ def contents_of(table: Scores, roles: np.ndarray, report: Report) -> dict[str, s
 
 def save(folder: Path, contents: dict[str, str | bytes]) -> None:
     """Write the files once all are made, after removing those of an earlier run."""
-    for name in _FILES:
-        (folder / name).unlink(missing_ok=True)
-    for name, content in contents.items():
-        with whole_file(folder / name, "w" if isinstance(content, str) else "wb") as file:
-            file.write(content)
+    with block_signals():  # Ctrl-C leaves the files of one run, not of two or none
+        for name in _FILES:
+            (folder / name).unlink(missing_ok=True)
+        for name, content in contents.items():
+            with whole_file(folder / name, "w" if isinstance(content, str) else "wb") as file:
+                file.write(content)
 
 
 def _sets(table: Scores, roles: np.ndarray, certificates: list[Certificate]) -> str:

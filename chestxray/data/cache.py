@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from chestxray.data.decoding import DECODER_VERSION, decode_all, reason
+from chestxray.data.decoding import DECODER_VERSION, decode_all, describe_fault
 from chestxray.runtime.files import folder_lock, whole_file
 from chestxray.runtime.text import join_limited, plural
 
@@ -241,7 +241,7 @@ def _keys(paths: list[str]) -> tuple[list[str], dict[str, str]]:
         try:
             status = os.stat(path)
         except OSError as error:
-            missing[path] = reason(b"", error)
+            missing[path] = describe_fault(b"", error)
             keys.append("")
             continue
         keys.append(f"{os.path.basename(path)}\t{status.st_size}\t{status.st_mtime_ns}")

@@ -67,7 +67,7 @@ def read_image(path: str | Path, size: int) -> np.ndarray:
     except _FAULTS as error:
         if isinstance(error, OSError) and error.errno in _MACHINE_FAULTS:
             raise
-        raise ValueError(reason(content, error)) from error
+        raise ValueError(describe_fault(content, error)) from error
     side = max(grey.size)
     if grey.width != grey.height:
         square = Image.new("L", (side, side))
@@ -116,7 +116,7 @@ def _grey(image: Image.Image) -> Image.Image:
     return image.convert("L")
 
 
-def reason(content: bytes, error: Exception) -> str:
+def describe_fault(content: bytes, error: Exception) -> str:
     """Why an image cannot be read, for people."""
     if isinstance(error, Image.UnidentifiedImageError):
         start = content[:12]

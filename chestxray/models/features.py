@@ -15,6 +15,7 @@ from chestxray.models.network import StagedNetwork
 from chestxray.runtime.cli import say
 from chestxray.runtime.job import Job
 from chestxray.runtime.progress import Progress
+from chestxray.runtime.text import plural
 
 SHARE = 0.5  # of the free memory that kept features may take
 _CHUNK = 32  # images computed at once
@@ -89,15 +90,15 @@ def keep_if_it_fits(
     """
     needed = sum(part.bytes_to_keep() for part in parts)
     images = sum(map(len, parts))
-    of = f"what the frozen layers make of {images:,} images"
+    output = f"the output of the frozen layers for {plural(images, 'image')}"
     if needed > SHARE * free:
         return (
-            f"{of} is computed again in every epoch: {needed / 1e9:.1f} GB are above half of the "
-            f"{free / 1e9:.1f} GB of free memory"
+            f"{output} is computed again in every epoch: it takes {needed / 1e9:.1f} GB, more than "
+            f"half of the {free / 1e9:.1f} GB of free memory"
         )
     for part in parts:
         part.keep(check)
-    return f"{of} is kept: {needed / 1e9:.1f} of {free / 1e9:.1f} GB of free memory"
+    return f"{output} is kept: {needed / 1e9:.1f} of {free / 1e9:.1f} GB of free memory"
 
 
 def frozen_features(

@@ -4,6 +4,7 @@ import argparse
 import difflib
 import errno
 import os
+import signal
 import sys
 from collections.abc import Callable
 from typing import Any, NoReturn
@@ -63,17 +64,32 @@ def run_command(work: Callable[[StopRequest], int], debug: bool = False) -> int:
     """
     with catch_signals() as stop, PipeSafeStreams():
         try:
-            return work(stop)
+            return _report_faults(lambda: work(stop), debug)
         except Stopped as stopped:
             report_once(str(stopped))
             return 128 + stopped.signum
-        except (OSError, ValueError, FloatingPointError, MemoryError, RuntimeError) as error:
-            lost = describe_lost_peer(error)
-            known = lost or _is_about_memory(error) or not isinstance(error, RuntimeError)
-            if debug or not known:
-                raise
-            report_once(f"error: {lost or _text(error) + _way_out(error)}")
-            return 1
+
+
+def run_uninterrupted(work: Callable[[], int]) -> int:
+    """As run_command, for work without a place to stop: Ctrl-C ends it at once."""
+    with PipeSafeStreams():
+        try:
+            return _report_faults(work)
+        except KeyboardInterrupt:
+            report_once(str(Stopped(signal.SIGINT)))
+            return 128 + signal.SIGINT
+
+
+def _report_faults(work: Callable[[], int], debug: bool = False) -> int:
+    try:
+        return work()
+    except (OSError, ValueError, FloatingPointError, MemoryError, RuntimeError) as error:
+        lost = describe_lost_peer(error)
+        known = lost or _is_about_memory(error) or not isinstance(error, RuntimeError)
+        if debug or not known:
+            raise
+        report_once(f"error: {lost or _text(error) + _way_out(error)}")
+        return 1
 
 
 def _text(error: Exception) -> str:

@@ -10,6 +10,7 @@ from chestxray.runtime.device import compute_fp32_in_full, computes_in_bf16, pic
 from chestxray.runtime.memory import free_memory
 from chestxray.runtime.processes import Processes, process_group
 from chestxray.runtime.signals import StopRequest
+from chestxray.runtime.text import plural
 
 STEPS_BETWEEN_SYNCS = 16  # on an accelerator
 
@@ -42,9 +43,9 @@ class Job:
 
     def describe(self, batch_size: int) -> list[str | None]:
         """The job in lines for people."""
-        threads = torch.get_num_threads()
+        threads = plural(torch.get_num_threads(), "CPU thread")
         return [
-            f"{self.device.type}, {self.precision}, {threads} CPU threads",
+            f"{self.device.type}, {self.precision}, {threads}",
             self.processes.describe(batch_size),
         ]
 

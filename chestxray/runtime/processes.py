@@ -20,7 +20,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from chestxray.runtime import distributed as job
+from chestxray.runtime import distributed
 from chestxray.runtime.signals import Stopped, StopRequest
 from chestxray.runtime.text import plural
 
@@ -106,7 +106,7 @@ class SeveralProcesses(Processes):
     """
 
     def __init__(self, device: torch.device, check: Callable[[], None]) -> None:
-        self.rank, self.size = job.RANK, int(os.environ["WORLD_SIZE"])
+        self.rank, self.size = distributed.RANK, int(os.environ["WORLD_SIZE"])
         self.machines = int(os.environ["GROUP_WORLD_SIZE"])
         here = int(os.environ["LOCAL_WORLD_SIZE"])
         start = f"--standalone --nproc-per-node={here}" if self.machines == 1 else "..."
@@ -115,7 +115,7 @@ class SeveralProcesses(Processes):
         self._wait_for_all(check)
         dist.init_process_group(
             "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo",
-            store=dist.PrefixStore("group", job.store()),
+            store=dist.PrefixStore("group", distributed.store()),
             rank=self.rank,
             world_size=self.size,
             timeout=_TIMEOUT,
@@ -171,7 +171,7 @@ class SeveralProcesses(Processes):
         return check
 
     def check_same(self, facts: Callable[[], dict[str, str]], check: Callable[[], None]) -> None:
-        store, ours = job.store(), facts()
+        store, ours = distributed.store(), facts()
         if self.rank == 0:
             store.set("facts", json.dumps(ours))
         self._barrier(check)
@@ -203,11 +203,11 @@ class SeveralProcesses(Processes):
 
     def _wait_for_all(self, check: Callable[[], None]) -> None:
         """Wait until all have started, before there is a group; some may have ended already."""
-        store, end = job.store(), time.monotonic() + _TIMEOUT.total_seconds()
+        store, end = distributed.store(), time.monotonic() + _TIMEOUT.total_seconds()
         store.add("started", 1)
         while (started := store.add("started", 0)) != self.size:
             check()
-            if job.has_ended() or started > self.size or time.monotonic() > end:
+            if distributed.has_ended() or started > self.size or time.monotonic() > end:
                 raise TimeoutError(f"{started} of {self.size} processes have started")
             time.sleep(_POLL_SECONDS)
 
@@ -215,7 +215,7 @@ class SeveralProcesses(Processes):
 @contextmanager
 def process_group(device: torch.device, check: Callable[[], None]) -> Iterator[Processes]:
     """Join the processes of the job, to the end of the block."""
-    if not job.UNDER_TORCHRUN:
+    if not distributed.UNDER_TORCHRUN:
         yield ONE_PROCESS
         return
     yield SeveralProcesses(device, check)

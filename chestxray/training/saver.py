@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Callable
-from types import TracebackType
 
 import torch
 from torch import nn
@@ -67,12 +66,7 @@ class Saver:
     def __enter__(self) -> "Saver":
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
         if isinstance(error, FloatingPointError):
             raise FloatingPointError(
                 f"epoch {self.run.epochs_done + 1} at lr {self.run.lr:g} has diverged: {error}\n"

@@ -1,12 +1,15 @@
 """Refusals of files and options in a line or two, before anything is written."""
 
 import gzip
+import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conformal_helpers import CLASSES, Command, drawn, rows_of
+from conformal_helpers import CLASSES, FILES, PLOTS, Command, drawn, rows_of, strict_json
 
+from chestxray.conformal import artifacts
 from chestxray.scores import write_scores
 
 
@@ -102,3 +105,25 @@ def test_npz_does_not_replace_the_scores_file(command: Command) -> None:
     before = Path("s.csv").read_bytes()
     said = command("s.csv", "--npz", "s.csv")
     assert said.code in (1, 2) and Path("s.csv").read_bytes() == before
+
+
+@pytest.mark.parametrize("function", ["resplit", "whole_file"])
+def test_ctrl_c_is_a_line_and_leaves_the_files_of_one_run(
+    command: Command, monkeypatch: pytest.MonkeyPatch, function: str
+) -> None:
+    """While cutting anew, the earlier files stay; while files are written, all of them are."""
+    words = ("s.csv", "--resplits", 5, "--out", "o")
+    assert command(*words, "--alpha", 0.1).code == 0
+    plain = getattr(artifacts, function)
+
+    def interrupted(*arguments: object) -> object:
+        os.kill(os.getpid(), signal.SIGINT)
+        return plain(*arguments)
+
+    monkeypatch.setattr(artifacts, function, interrupted)
+    said = command(*words, "--alpha", 0.2)
+    assert (said.code, said.err) == (130, "stopped by SIGINT\n")
+    report, stored = (strict_json(Path(f"o/{name}.json")) for name in ("report", "thresholds"))
+    written = 0.1 if function == "resplit" else 0.2
+    assert [float(level["alpha"]) for level in report["levels"] + stored["levels"]] == 2 * [written]
+    assert {path.name for path in Path("o").iterdir()} == FILES | PLOTS

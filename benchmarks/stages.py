@@ -3,7 +3,7 @@
 python -m benchmarks.stages --json stages.json
 
 The images are random, which does not change the work; a tenth of them validates. From stage 2 on
-the maps of the frozen layers are kept, as from the second epoch of such a stage; the filling is
+the feature maps of the frozen layers are kept, as from the second epoch of such a stage; filling is
 timed separately.
 """
 

@@ -102,7 +102,7 @@ def save_epoch(training: Training, folder: Path) -> None:
 
 
 def keep_features(parts: list[Features]) -> str:
-    """Compute the maps of the frozen layers once, if they fit; returns a line that says so."""
+    """Keep the feature maps of the frozen layers, if they fit; returns a line that says so."""
     return keep_if_it_fits(parts, memory.free_memory(DEVICE))
 
 

@@ -120,11 +120,12 @@ def wait_until(condition: Callable[[], object], seconds: float = 60) -> None:
         time.sleep(0.01)
 
 
-def random_dataset(n: int) -> ChestDataset:
-    rng = np.random.default_rng(n)
+def random_dataset(n: int, size: int = 32, seed: int | None = None) -> ChestDataset:
+    """A data set of n images of noise, with labels; seeded by n where no seed is given."""
+    rng = np.random.default_rng(n if seed is None else seed)
     return ChestDataset(
         np.array([f"{i}.png" for i in range(n)], dtype=object),
-        rng.integers(0, 256, (n, 32, 32)).astype(np.uint8),
+        rng.integers(0, 256, (n, size, size)).astype(np.uint8),
         np.arange(n),
         (rng.uniform(size=(n, 15)) < 0.3).astype(np.uint8),
         torch.device("cpu"),

@@ -2,9 +2,9 @@
 
 Opened are state dicts, bare, under `state_dict` or `model`, or from DataParallel, and the whole
 model that the published implementation of this recipe saves, {"epochs", "model", "losses_dict"}.
-Of a whole model only the tensors are taken: its classes are not built, a bag of their attributes
-stands in for each. With torch's safe_globals and the real classes such files open too, but a pickle
-may then call them: Linear(100000, 100000) is 40 GB from a file of 800 bytes.
+Of a whole model only the tensors are taken: in place of its classes, objects with their attributes
+and no code are built. With torch's safe_globals and the real classes such files open too, but a
+pickle may then call them: Linear(100000, 100000) is 40 GB from a file of 800 bytes.
 """
 
 from collections.abc import Iterator
@@ -45,7 +45,7 @@ class ForeignWeights:
         ]
 
 
-class _Bag:
+class _StandIn:
     """Stand-in for a module of a whole model: attributes, and no code."""
 
 
@@ -62,7 +62,7 @@ _MODULES = (
     "torchvision.models.resnet.Bottleneck",
     "torchvision.models.resnet.ResNet",
 )
-_STAND_INS = {name: type(name.rpartition(".")[2], (_Bag,), {}) for name in _MODULES}
+_STAND_INS = {name: type(name.rpartition(".")[2], (_StandIn,), {}) for name in _MODULES}
 _MOST_TENSORS = 10_000  # a ResNet-50 has 320; a forged model may hold itself
 _HOLDERS = ("model", "state_dict", "model_state_dict")
 
@@ -111,7 +111,7 @@ def state_dict_of(path: Path, content: Any) -> dict[str, torch.Tensor]:
     """Find the weights in what read has returned; as read_state_dict."""
     if isinstance(content, dict):
         content = next((content[key] for key in _HOLDERS if key in content), content)
-    state = _state_of(content) if isinstance(content, _Bag) else content
+    state = _state_of(content) if isinstance(content, _StandIn) else content
     if not isinstance(state, dict) or not state or not all(map(torch.is_tensor, state.values())):
         raise ValueError(
             f"{path} holds no state dict: names and tensors, as torch.save writes them"
@@ -130,21 +130,21 @@ def state_dict_of(path: Path, content: Any) -> dict[str, torch.Tensor]:
     return state
 
 
-def _state_of(module: _Bag) -> dict[str, Any]:
+def _state_of(module: _StandIn) -> dict[str, Any]:
     """The tensors of a module and those below it, named as in its state dict."""
     found: dict[str, Any] = {}
     remaining = [("", module)]
     while remaining and len(found) + len(remaining) < _MOST_TENSORS:
-        prefix, bag = remaining.pop()
-        named = {f"{prefix}{name}": value for name, value in _held_by(bag)}
-        remaining += [(f"{name}.", v) for name, v in named.items() if isinstance(v, _Bag)]
-        found |= {name: v for name, v in named.items() if not isinstance(v, _Bag | None)}
+        prefix, parent = remaining.pop()
+        named = {f"{prefix}{name}": value for name, value in _held_by(parent)}
+        remaining += [(f"{name}.", v) for name, v in named.items() if isinstance(v, _StandIn)]
+        found |= {name: v for name, v in named.items() if not isinstance(v, _StandIn | None)}
     return found
 
 
-def _held_by(bag: _Bag) -> Iterator[tuple[object, object]]:
+def _held_by(parent: _StandIn) -> Iterator[tuple[object, object]]:
     """Parameters, buffers and modules of a module, by name."""
     for kind in ("_parameters", "_buffers", "_modules"):
-        held = vars(bag).get(kind)
+        held = vars(parent).get(kind)
         if isinstance(held, dict):
             yield from held.items()

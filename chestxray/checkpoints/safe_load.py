@@ -55,7 +55,7 @@ def read(path: Path, stand_ins: Mapping[str, type] | None = None) -> Any:
     """Read the tensors and plain values of a file; tensors lie on the CPU.
 
     Args:
-        stand_ins: for classes that the file may name besides, what to build instead of them.
+        stand_ins: further classes that the file may name, and what is built instead of each.
 
     Raises:
         FileNotFoundError: it is not there.

@@ -22,7 +22,7 @@ _CHUNK = 32  # images computed at once
 
 
 class Features:
-    """Batches of the maps that the frozen part of a network makes of images.
+    """Batches of feature maps, the output of the frozen part of a network.
 
     Args:
         images: N of them.
@@ -42,7 +42,7 @@ class Features:
         return len(self._images)
 
     def gather(self, indices: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
-        """One batch: the maps of n images, and their targets (n, 15) float32."""
+        """One batch: the feature maps of n images, and their targets (n, 15) float32."""
         if self._kept is None:
             images, targets = self._images.gather(indices)
             return self._frozen(images), targets
@@ -50,14 +50,14 @@ class Features:
         return maps.movedim(-1, 1), self._images.gather_targets(indices)
 
     def bytes_to_keep(self) -> int:
-        """Memory that the maps of all images would take."""
+        """Memory that the feature maps of all images would take."""
         if not len(self):
             return 0
         one, _ = self.gather(np.zeros(1, dtype=np.int64))
         return len(self) * one.numel() * one.element_size()
 
     def keep(self, check: Callable[[], None] = lambda: None) -> None:
-        """Compute the maps of all images in their order; from now on batches are gathered there.
+        """Compute the feature maps of all images once, and gather batches from them afterwards.
 
         Args:
             check: called between chunks; an exception from it ends the work.

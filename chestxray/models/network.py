@@ -17,7 +17,7 @@ class StagedNetwork(nn.Module):
     """A backbone in two parts: what is frozen is one constant function, the rest is trained.
 
     Frozen is frozen: frozen_stem has neither gradient nor batch statistics. The module alone is the
-    trained part, and takes what frozen_stem makes of images. The state dict is torchvision's.
+    trained part, and takes the output of frozen_stem. The state dict is torchvision's.
 
     Args:
         backbone: entry of the table.
@@ -36,7 +36,7 @@ class StagedNetwork(nn.Module):
         """Run the part that is trained.
 
         Args:
-            maps: what frozen_stem makes of (N, 3, size, size) normalised images; these
+            maps: the output of frozen_stem for (N, 3, size, size) normalised images; the images
                 themselves where nothing is frozen.
 
         Returns:
@@ -90,8 +90,8 @@ class StagedNetwork(nn.Module):
 class FoldedNetwork(nn.Module):
     """Sections of a network as one function that does not change: BatchNorm folded, no graph.
 
-    What it makes of an image does not depend on the others in the batch: on one CPU they are the
-    same bits in every batch.
+    Its output for an image does not depend on the others in the batch: on a CPU, with two threads
+    or more, it has the same bits in every batch.
 
     Args:
         sections: by name, in their order; they are copied.

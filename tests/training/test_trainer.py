@@ -8,6 +8,7 @@ from typing import Any, cast
 import numpy as np
 import pytest
 import torch
+from helpers import random_dataset
 from torch import nn
 
 from chestxray.checkpoints.checkpoint import EpochRecord
@@ -37,14 +38,7 @@ def small_network() -> nn.Module:
 
 
 def dataset(n: int, seed: int = 0) -> ChestDataset:
-    rng = np.random.default_rng(seed)
-    return ChestDataset(
-        np.array([f"{i}.png" for i in range(n)], dtype=object),
-        rng.integers(0, 256, (n, 8, 8)).astype(np.uint8),
-        np.arange(n),
-        (rng.uniform(size=(n, 15)) < 0.3).astype(np.uint8),
-        torch.device("cpu"),
-    )
+    return random_dataset(n, size=8, seed=seed)
 
 
 class Bench:

@@ -31,7 +31,7 @@ from chestxray.conformal.report import (
 from chestxray.conformal.resplits import resplit, resplit_per_class
 from chestxray.conformal.risks import GRID
 from chestxray.runtime.files import whole_file
-from chestxray.runtime.signals import block_signals
+from chestxray.runtime.signals import delay_ctrl_c
 from chestxray.runtime.text import join_limited, plural
 from chestxray.scores import Scores
 
@@ -177,7 +177,7 @@ def contents_of(table: Scores, roles: np.ndarray, report: Report) -> dict[str, s
 
 def save(folder: Path, contents: dict[str, str | bytes]) -> None:
     """Write the files once all are made, after removing those of an earlier run."""
-    with block_signals():  # Ctrl-C leaves the files of one run, not of two or none
+    with delay_ctrl_c():  # it leaves the files of one run, not of two or none
         for name in _FILES:
             (folder / name).unlink(missing_ok=True)
         for name, content in contents.items():

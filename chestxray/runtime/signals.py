@@ -69,6 +69,24 @@ def block_signals() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
+@contextmanager
+def delay_ctrl_c() -> Iterator[None]:
+    """Let Ctrl-C raise KeyboardInterrupt only after the block.
+
+    Blocking the signal would not do: a library's thread may take it, and Python act on it at once.
+    """
+    came: list[int] = []
+    before = signal.getsignal(signal.SIGINT)
+    if before != signal.SIG_IGN:
+        signal.signal(signal.SIGINT, lambda signum, _: came.append(signum))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if came:
+        raise KeyboardInterrupt
+
+
 def _start_tracker() -> None:
     """Start the process in which multiprocessing tracks its semaphores, and let it ignore HUP.
 

@@ -4,11 +4,12 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 
 import pytest
 from helpers import ROOT
 
-from chestxray.runtime.signals import SIGNALS, Stopped, catch_signals
+from chestxray.runtime.signals import SIGNALS, Stopped, catch_signals, delay_ctrl_c
 
 
 def run(program: str) -> subprocess.CompletedProcess:
@@ -77,3 +78,15 @@ for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
 print("alive")
 """)
     assert (ended.returncode, ended.stdout) == (0, "alive\n")
+
+
+def test_ctrl_c_waits_for_the_end_whichever_thread_takes_it() -> None:
+    """Sent to the process while another thread, which does not block it, can take it."""
+    reached = []
+    with pytest.raises(KeyboardInterrupt), delay_ctrl_c():
+        thread = threading.Thread(target=os.kill, args=(os.getpid(), signal.SIGINT))
+        thread.start()
+        thread.join()
+        reached.append("the end")
+    assert reached == ["the end"]
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler

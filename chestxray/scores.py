@@ -10,12 +10,13 @@ import gzip
 import json
 import zlib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
+from chestxray.patients import patient_key, read_patients
 from chestxray.runtime.files import whole_file
 from chestxray.runtime.text import is_harmless, join_limited, plural
 
@@ -28,12 +29,13 @@ class Scores:
 
     Attributes:
         image_names: (N,), each once.
-        patients: (N,) text; None where the file has no such column.
+        patients: (N,) text, one spelling of each; None where the file has no such column.
         splits: (N,) text, "train", "val" or "test"; None where the file has no such column.
         classes: C names.
         targets: (N, C) uint8, 0 or 1; (N, 0) where the file has no labels.
         logits: (N, C), float32 from predict, float64 from a file; None where it has none.
         scores: (N, C) in [0, 1], float32 from predict, float64 from a file.
+        notes: what reading a file has to say, a sentence each.
     """
 
     image_names: np.ndarray
@@ -43,6 +45,14 @@ class Scores:
     targets: np.ndarray
     logits: np.ndarray | None
     scores: np.ndarray
+    notes: tuple[str, ...] = field(default=(), compare=False)
+
+    @property
+    def patient_keys(self) -> np.ndarray | None:
+        """(N,) text, by which patients are cut, counted, compared and ordered."""
+        if self.patients is None:
+            return None
+        return np.array([patient_key(patient) for patient in self.patients], dtype=object)
 
     def take(self, rows: np.ndarray, columns: list[int]) -> "Scores":
         """Keep the chosen rows (a mask) and classes (numbers)."""
@@ -58,6 +68,7 @@ class Scores:
             targets=self.targets[rows][:, columns if self.targets.shape[1] else []],
             logits=None if self.logits is None else self.logits[rows][:, columns],
             scores=self.scores[rows][:, columns],
+            notes=self.notes,
         )
 
 
@@ -168,6 +179,7 @@ def read_scores(path: Path, labels: bool = True) -> Scores:
     """
     frame = _read_frame(path)
     classes = _classes(path, list(frame.columns), labels)
+    notes = _unify_patients(path, frame) if "patient" in frame else ()
     _check_texts(path, frame)
     frame = frame.sort_values("image", kind="stable")
     targets = _read_targets(path, frame, classes if f"y_{classes[0]}" in frame else ())
@@ -180,6 +192,7 @@ def read_scores(path: Path, labels: bool = True) -> Scores:
         targets=targets,
         logits=_numbers(path, frame, "z_", classes) if has_logits else None,
         scores=_read_p(path, frame, classes),
+        notes=notes,
     )
 
 
@@ -198,6 +211,18 @@ def _read_frame(path: Path) -> pd.DataFrame:
         gzip.BadGzipFile,
     ) as error:
         raise ValueError(f"{path} is not a scores CSV: {str(error).strip()}") from error
+
+
+def _unify_patients(path: Path, frame: pd.DataFrame) -> tuple[str, ...]:
+    """Give each patient of the column one spelling; says where several met."""
+    try:
+        found = read_patients(frame["patient"])
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}; export the ids as text") from error
+    frame["patient"] = found.shown
+    if not found.respelled:
+        return ()
+    return (f"{path}: {plural(found.respelled, 'patient')} spelled in several ways, read as one",)
 
 
 def _check_texts(path: Path, frame: pd.DataFrame) -> None:

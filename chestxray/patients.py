@@ -1,0 +1,66 @@
+"""Patients, each under one key however it is spelled: `00000013`, `13`, `13.0`, `'13` are one.
+
+Spreadsheets and libraries rewrite ids. Blanks around an id and an apostrophe before it go; of an id
+that is all digits, a trailing `.0` and leading zeros go too.
+"""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+_NUMBER = re.compile(r"0*([0-9]+)(?:\.0*)?")
+_BEFORE = re.compile(r"^[\s']+")
+_ROUNDED = re.compile(r"[0-9]+(?:[.,][0-9]+)?[eE]\+[0-9]+")
+
+
+def patient_key(text: str) -> str:
+    """Return the key by which a patient is compared, counted and ordered.
+
+    Raises:
+        ValueError: a number that a spreadsheet has rounded, such as 1.3E+01.
+    """
+    bare = _bare(text)
+    if _ROUNDED.fullmatch(bare):
+        raise ValueError(f"patient {text!r} is a number that a spreadsheet has rounded")
+    number = _NUMBER.fullmatch(bare)
+    return number[1] if number else bare
+
+
+@dataclass(frozen=True)
+class Patients:
+    """The patients of N rows.
+
+    Attributes:
+        keys: (N,) text, "" where a row names none.
+        shown: (N,) text, the first spelling of each key.
+        respelled: how many patients are spelled in several ways.
+    """
+
+    keys: np.ndarray
+    shown: np.ndarray
+    respelled: int
+
+
+def read_patients(texts: Iterable[str]) -> Patients:
+    """Give rows of one patient one key and one spelling.
+
+    Args:
+        texts: N ids as a file spells them; the first spelling met is shown, without blanks and
+            apostrophe.
+
+    Raises:
+        ValueError: see patient_key.
+    """
+    codes, spellings = pd.factorize(np.array(list(texts), dtype=object))
+    keys = np.array([patient_key(text) for text in spellings], dtype=object)
+    frame = pd.DataFrame({"key": keys, "shown": [_bare(text) for text in spellings]})
+    first = frame.groupby("key", sort=False)["shown"].transform("first").to_numpy(dtype=object)
+    several = frame["key"].duplicated() & (frame["key"] != "")
+    return Patients(keys[codes], first[codes], frame["key"][several].nunique())
+
+
+def _bare(text: str) -> str:
+    return _BEFORE.sub("", text).strip()

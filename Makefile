@@ -66,7 +66,7 @@ $(SCORES): | $(STAGE2)
 	$(DEMO_MAIN) --overwrite --test --ckpt $(notdir $(STAGE2)) --ci 200
 
 $(SETS)/.complete: | $(SCORES)
-	$(BIN)/python -m chestxray.conformal $(SCORES) --risk fnr --alpha 0.1 0.2
+	$(BIN)/python -m chestxray.conformal $(SCORES) --overwrite --risk fnr --alpha 0.1 0.2
 	@touch $@
 
 must_exist = test -e $(1) || { echo "$(DEMO_OUT) holds another run: make clean-demo"; exit 1; }

@@ -29,7 +29,8 @@ from chestxray.conformal import (  # noqa: E402
     false_discovery_rates,
     ltt_thresholds,
 )
-from chestxray.conformal.calibrate import Config, Rows  # noqa: E402
+from chestxray.conformal.calibrate import Rows  # noqa: E402
+from chestxray.conformal.options import Config  # noqa: E402
 from chestxray.conformal.resplits import resplit  # noqa: E402
 
 IMAGES, PATIENTS, CLASSES, TIMES = 25_596, 2_797, 15, 1_000

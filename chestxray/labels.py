@@ -5,6 +5,7 @@ checkpoint and scores file and compared wherever two of them meet.
 """
 
 import difflib
+import re
 
 import numpy as np
 
@@ -54,6 +55,11 @@ def canonical(label: str) -> str:
             f"unknown label {label!r}; the nearest valid one is {_CANONICAL[near[0]]!r}"
         )
     return name
+
+
+def is_no_finding(name: str) -> bool:
+    """Return whether a class is No Finding, in any spelling: "no_finding", "NoFindings"."""
+    return re.sub(r"[\W_]", "", name).casefold() in ("nofinding", "nofindings")
 
 
 def split_labels(text: str) -> list[str]:

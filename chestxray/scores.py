@@ -222,7 +222,9 @@ def _unify_patients(path: Path, frame: pd.DataFrame) -> tuple[str, ...]:
     frame["patient"] = found.shown
     if not found.respelled:
         return ()
-    return (f"{path}: {plural(found.respelled, 'patient')} spelled in several ways, read as one",)
+    return (
+        f"{path}: {plural(found.respelled, 'patient')} spelled in several ways, each read as one",
+    )
 
 
 def _check_texts(path: Path, frame: pd.DataFrame) -> None:

@@ -4,7 +4,7 @@ python docs/levels.py --json levels.json
 
 Printed are the mean size of the sets, both risks, the share of empty sets, and recall. The labels
 are those of NIH's official test list if it lies in ../shared, otherwise drawn. The scores are made:
-binormal, the same AUC for each of the 15 classes, shifted by the prevalences so that they are
+binormal, the same AUC for each of the 14 findings, shifted by the prevalences so that they are
 calibrated. Half of the patients calibrate, the others evaluate; metrics are by patient, means over
 a few draws of scores and cuts.
 """
@@ -20,12 +20,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # chestxray is not
 from benchmarks.harness import build_parser, write_json  # noqa: E402
 from benchmarks.resplits import IMAGES, PATIENTS, make_rows  # noqa: E402
 from benchmarks.tables import find_released_table  # noqa: E402
-from chestxray.conformal.calibrate import Config, Rows, calibrate  # noqa: E402
+from chestxray.conformal.calibrate import Rows, calibrate  # noqa: E402
 from chestxray.conformal.metrics import prediction_sets, realised  # noqa: E402
+from chestxray.conformal.options import Config  # noqa: E402
 from chestxray.conformal.resplits import cut_patients  # noqa: E402
 from chestxray.data.entries import TEST_LIST, read_names  # noqa: E402
 from chestxray.data.tables import read_table  # noqa: E402
-from chestxray.labels import CLASSES  # noqa: E402
+from chestxray.labels import FINDINGS  # noqa: E402
 
 AUCS = (0.65, 0.74, 0.82, 0.90)
 LEVELS = (("fnr", "0.1"), ("fnr", "0.2"), ("fdr", "0.4"), ("fdr", "0.5"), ("fdr", "0.6"))
@@ -49,15 +50,15 @@ def main() -> None:
 
 
 def read_labels() -> tuple[np.ndarray, np.ndarray, str]:
-    """Return (N, 15) labels and (N,) patients of the official test list, and a name for them."""
+    """Return (N, 14) labels and (N,) patients of the official test list, and a name for them."""
     released = find_released_table()
     if released is None:
         rows = make_rows(IMAGES, PATIENTS, seed=0)
-        return rows.targets, rows.patients, "drawn labels"
+        return rows.targets[:, : len(FINDINGS)], rows.patients, "drawn labels"
     table, lists, _ = released
     entries = read_table(table).rows
     entries = entries[entries["image"].isin(read_names(lists / TEST_LIST))]
-    labels, patients = entries[list(CLASSES)].to_numpy(), entries["patient"].to_numpy()
+    labels, patients = entries[list(FINDINGS)].to_numpy(), entries["patient"].to_numpy()
     return labels, patients, "NIH's official test list"
 
 
@@ -86,8 +87,8 @@ def measure(
             return None
         others = rows.take(~calibrates)
         sets = prediction_sets(others.scores, certificate)
-        found.append(realised(others, sets, config)["patient"].to_json())
-    return {name: float(np.mean([metrics[name] for metrics in found])) for name in METRICS}
+        found.append(realised(others, sets, config, resamples=0)["patient"].estimates())
+    return {name: float(np.mean([metrics[name].value for metrics in found])) for name in METRICS}
 
 
 if __name__ == "__main__":

@@ -13,7 +13,12 @@ from chestxray.scores import Scores
 
 CLASSES = ("Effusion", "No Finding", "Mass", "Hernia")
 FILES = {"thresholds.json", "sets.csv", "report.json", "report.md"}
-PLOTS = {"risk.png", "resplits.png", "sizes.png", "classes.png"}
+COUNTED = ("Effusion", "Mass", "Hernia")  # No Finding takes no part unless it is asked for
+
+
+def plots(*alphas: object) -> set[str]:
+    """The names of all plots of some alphas."""
+    return {f"{kind}_{a}.png" for kind in ("risk", "resplits", "sizes", "classes") for a in alphas}
 
 
 class Answer(NamedTuple):
@@ -74,14 +79,17 @@ def chosen(row: dict[str, str], column: str = "set") -> set[str]:
 
 RUNS = {
     "crc": ("--alpha", 0.1, 0.2),
-    "crc-zero": ("--alpha", 0.15, "--no-positive", "zero", "--exclude", "No Finding"),
+    "crc-zero": ("--alpha", 0.15, "--no-positive", "zero", "--exclude", "Mass"),
     "crc-image": ("--alpha", 0.2, "--unit", "image"),
     "rcps": ("--method", "rcps", "--alpha", 0.25, 0.3, "--delta", 0.2),
     "fst": ("--risk", "fdr", "--alpha", 0.5),
-    "holm": ("--risk", "fdr", "--alpha", 0.75, "--fwer", "holm", "--empty", 1, "--delta", 0.3),
+    "holm": ("--risk", "fdr", "--alpha", 0.8, "--fwer", "holm", "--empty", 1, "--delta", 0.3),
     "ltt-fnr": ("--method", "ltt", "--alpha", 0.3),
     "per-class": ("--per-class", "--alpha", 0.25),
+    "no-finding": ("--alpha", 0.2, "--include-no-finding"),
 }
+ALPHAS = {name: tuple(w for w in words if isinstance(w, float)) for name, words in RUNS.items()}
+ALPHAS |= {"rcps": (0.25, 0.3), "holm": (0.8,)}  # without delta
 
 
 def averaged(values: list[tuple[str, float]], by: str) -> float | None:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from helpers import ROOT, wait_until
 
@@ -96,7 +97,24 @@ def assert_it_has_learned(out: Path, printed: str) -> None:
     levels = json.loads((conformal / "thresholds.json").read_text())["levels"]
     assert [level["alpha"] for level in levels] == [0.1, 0.2]
     assert 0 < levels[0]["threshold"] < levels[1]["threshold"] < 1
+    assert_the_fnr_counts_findings_alone(
+        out / STAGE_2.replace(".pth", "_test_scores.csv"), conformal
+    )
     assert "drawn" in printed
+
+
+def assert_the_fnr_counts_findings_alone(scores: Path, conformal: Path) -> None:
+    table = pd.read_csv(scores, dtype={"patient": str}).set_index("image")
+    sets = pd.read_csv(conformal / "sets.csv", keep_default_na=False)
+    assert not sets["set"].str.contains("No Finding").any()
+    for level in json.loads((conformal / "report.json").read_text())["levels"]:
+        judged = sets[(sets["role"] == "eval") & (sets["alpha"] == float(level["alpha"]))]
+        missed = []
+        for row in judged.itertuples():
+            true = {name for name in FINDINGS if table.at[row.image, f"y_{name}"]}
+            if true:
+                missed.append(len(true - set(row.set.split("|"))) / len(true))
+        assert level["realised"]["image"]["fnr"]["value"] == pytest.approx(np.mean(missed))
 
 
 @pytest.mark.slow

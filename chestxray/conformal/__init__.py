@@ -6,15 +6,19 @@ Functions on arrays, for notebooks: crc_threshold, rcps_threshold, ltt_threshold
 miss_rates and false_discovery_rates. Nothing here knows a network; torch is never imported.
 """
 
-from chestxray.conformal.bounds import hoeffding_bentkus_p_values, wsr_bound, wsr_certifies
-from chestxray.conformal.control import crc_threshold, holm, ltt_thresholds, rcps_threshold
-from chestxray.conformal.risks import (
-    GRID,
-    counting_rows,
-    false_discovery_rates,
-    miss_rates,
-    unit_codes,
-)
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from chestxray.conformal.bounds import hoeffding_bentkus_p_values, wsr_bound, wsr_certifies
+    from chestxray.conformal.control import crc_threshold, holm, ltt_thresholds, rcps_threshold
+    from chestxray.conformal.risks import (
+        GRID,
+        counting_rows,
+        false_discovery_rates,
+        miss_rates,
+        unit_codes,
+    )
 
 __all__ = [
     "GRID",
@@ -30,3 +34,13 @@ __all__ = [
     "wsr_bound",
     "wsr_certifies",
 ]
+
+
+def __getattr__(name: str) -> object:
+    """Import scipy with the first function that is asked for: --help needs none of it."""
+    if name in __all__:
+        for module in ("risks", "control", "bounds"):
+            found = vars(import_module(f"chestxray.conformal.{module}"))
+            if name in found:
+                return found[name]
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

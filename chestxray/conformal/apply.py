@@ -1,66 +1,97 @@
 """Stored thresholds on a new scores CSV, and how much of the promise is left there."""
 
+import argparse
+import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from chestxray.conformal import artifacts, thresholds
+from chestxray.conformal import artifacts, output_folder, thresholds
 from chestxray.conformal.calibrate import Rows
-from chestxray.conformal.report import Report, lines, make_entry, rows_text
-from chestxray.conformal.shift import describe_shift, patient_counts, patient_key
+from chestxray.conformal.report import (
+    Report,
+    classes_text,
+    empty_set_warnings,
+    left_out_note,
+    lines,
+    make_entry,
+    rows_text,
+)
+from chestxray.conformal.shift import describe_shift, patient_counts
 from chestxray.conformal.thresholds import StoredThresholds
+from chestxray.patients import patient_key
 from chestxray.runtime.files import file_digest
 from chestxray.runtime.text import join_limited, plural
 from chestxray.scores import Scores, read_scores
 
 
-def apply(source: Path, stored_path: Path, split: str | None, folder: Path | None) -> list[str]:
+def apply(args: argparse.Namespace) -> list[str]:
     """Use stored thresholds on a scores CSV, with or without labels.
 
     Args:
-        source: the scores CSV.
-        stored_path: a thresholds.json.
-        split: the rows to use; None takes all.
-        folder: where to; None is beside `stored_path`.
+        args: csv, apply (a thresholds.json), split (None takes all rows), untouched, out (None is
+            a folder beside the thresholds), overwrite.
 
     Returns:
         The lines for the user.
 
     Raises:
         ValueError: not a thresholds.json; a class or a split that the scores CSV does not have.
-        FileExistsError: the folder holds a calibration, or somebody's files.
+        FileExistsError: the folder holds anything else, without --overwrite.
     """
-    stored = thresholds.read(stored_path)
-    name = source.name.removesuffix(".gz").removesuffix(".csv")
-    folder = folder or stored_path.parent / f"applied_{name}"
-    artifacts.refuse_foreign_files(folder, application=True)
+    source, split = args.csv, args.split
+    stored = thresholds.read(args.apply)
+    named = "_".join(["applied", output_folder.stem(source), *([split] if split else [])])
+    folder = args.out or args.apply.parent / re.sub(r"[^\w.-]", "-", named)
+    applied = {
+        "thresholds": args.apply.name,
+        "scores": source.name,
+        "from": split,
+        "thresholds_sha256": file_digest(args.apply),
+        "scores_sha256": file_digest(source),
+    }
+    if folder.resolve() == args.apply.resolve().parent:
+        raise FileExistsError(f"{folder} holds the thresholds: --out names another folder")
+    if not args.overwrite:
+        output_folder.refuse_other_application(folder, applied)
     table = take_split(source, read_scores(source, labels=False), split)
-    table = _take_classes(source, table, stored, stored_path)
-    report = _report(source, stored_path, split, stored, table)
+    table = _take_classes(source, table, stored, args.apply)
+    report = _report(stored, table, applied, args.untouched)
     roles = np.full(len(table.image_names), "eval", dtype=object)
     contents = artifacts.contents_of(table, roles, report)
-    artifacts.save(folder, contents)
+    output_folder.save(folder, contents)
     return [*lines(report), f"wrote {folder}/: {join_limited(contents)}"]
 
 
 def _report(
-    source: Path, stored_path: Path, split: str | None, stored: StoredThresholds, table: Scores
+    stored: StoredThresholds, table: Scores, applied: dict[str, str | None], untouched: bool
 ) -> Report:
     config, labelled = stored.config, table.targets.shape[1] > 0
-    eval_rows = Rows.from_scores(table, config.unit) if labelled else None
-    against = artifacts.selected_on(config) + _against(stored, table, file_digest(source))
+    rows = Rows.from_scores(table, config.unit)
+    here = replace(config, split=applied["from"], untouched=untouched)
+    splits = [] if table.splits is None else sorted(set(table.splits))
+    against = artifacts.not_fresh([config.split or ""], config)
+    against += artifacts.not_fresh(splits, here)
+    against += _against(stored, table, applied["scores_sha256"])
     caveat = "No promise carries over to these rows" if against else ""
+    entries = [
+        make_entry(certificate, config, table.classes, rows if labelled else None, caveat)
+        for certificate in stored.certificates
+    ]
     return Report(
-        title=f"{stored_path.name} applied to {source.name}",
+        title=f"{applied['thresholds']} applied to {applied['scores']}",
+        classes=classes_text(table.classes),
         rows=rows_text(table) + ("." if labelled else ", without labels: no realised metrics."),
-        warnings=against + _unchecked(stored, table, split),
+        notes=[*table.notes, *artifacts.declared(config), *artifacts.declared(here)],
+        warnings=against
+        + _unchecked(stored, table, applied["from"])
+        + empty_set_warnings(entries, config),
         promise_holds=not against,
         config=config,
-        entries=[
-            make_entry(certificate, config, table.classes, eval_rows, caveat)
-            for certificate in stored.certificates
-        ],
-        applied={"thresholds": stored_path.name, "scores": source.name, "from": split},
+        cut_by=rows.cut_by,
+        entries=entries,
+        applied=applied,
     )
 
 
@@ -91,10 +122,11 @@ def _take_classes(
             f"{source} has no class {join_limited(missing)}, which {stored_path} has thresholds for"
         )
     columns = [table.classes.index(name) for name in stored.classes]
-    return table.take(np.ones(len(table.image_names), dtype=bool), columns)
+    notes = (*table.notes, *left_out_note(table.classes, stored.classes))
+    return replace(table.take(np.ones(len(table.image_names), dtype=bool), columns), notes=notes)
 
 
-def _against(stored: StoredThresholds, table: Scores, digest: str) -> list[str]:
+def _against(stored: StoredThresholds, table: Scores, digest: str | None) -> list[str]:
     """Reasons that take the promise back for these rows."""
     found = []
     if digest == stored.digest:
@@ -102,7 +134,7 @@ def _against(stored: StoredThresholds, table: Scores, digest: str) -> list[str]:
             "this is the very file that was calibrated on (same SHA-256): the thresholds were "
             "fitted to its calibration rows"
         )
-    both = sorted(_patient_keys(stored.patients) & _patient_keys(table.patients))
+    both = _shared_patients(stored, table)
     again = set(stored.images) & set(table.image_names)
     if both or again:
         found.append(
@@ -115,15 +147,19 @@ def _against(stored: StoredThresholds, table: Scores, digest: str) -> list[str]:
             "no patient column: the thresholds are for patients, and images stand for them here"
         )
     if table.targets.shape[1]:
-        owners = table.image_names if table.patients is None else table.patients
-        counts = patient_counts(table.targets, owners)[1]
+        keys = table.patient_keys
+        counts = patient_counts(table.targets, table.image_names if keys is None else keys)[1]
         shifts = describe_shift(table.classes, stored.counts, counts)
         found += [f"{shift}: these rows are not drawn like those" for shift in shifts]
     return found
 
 
-def _patient_keys(names: np.ndarray | list[str] | None) -> set[str]:
-    return set() if names is None else {patient_key(name) for name in names}
+def _shared_patients(stored: StoredThresholds, table: Scores) -> list[str]:
+    """The patients of the calibration that are in these rows, as these spell them."""
+    if stored.patients is None or table.patient_keys is None:
+        return []
+    both = {patient_key(name) for name in stored.patients} & set(table.patient_keys)
+    return thresholds.shown_patients(table, sorted(both))
 
 
 def _unchecked(stored: StoredThresholds, table: Scores, split: str | None) -> list[str]:

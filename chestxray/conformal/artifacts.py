@@ -1,44 +1,53 @@
-"""The files of a calibration: thresholds.json, sets.csv, report.json, report.md, four plots."""
+"""The files of a calibration: thresholds.json, sets.csv, report.json, report.md, and plots."""
 
 import csv
 import io
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from chestxray.conformal import plots, thresholds
+from chestxray.conformal import output_folder, plots, thresholds
 from chestxray.conformal.bounds import wsr_bound
 from chestxray.conformal.calibrate import (
     Certificate,
-    Config,
     Rows,
+    betting_order,
+    loss_curves,
     loss_table,
-    shuffled,
 )
 from chestxray.conformal.control import corrected_risk
 from chestxray.conformal.metrics import prediction_sets, summary
+from chestxray.conformal.options import FRESH, Config
+from chestxray.conformal.plots import Steps
 from chestxray.conformal.report import (
     Entry,
     Report,
     Resplits,
+    classes_text,
+    empty_set_warnings,
     lines,
     make_entry,
     markdown,
     rows_text,
 )
-from chestxray.conformal.resplits import resplit, resplit_per_class
+from chestxray.conformal.resplits import (
+    Spread,
+    resplit,
+    resplit_per_class,
+    single_calibrations,
+)
 from chestxray.conformal.risks import GRID
 from chestxray.runtime.files import whole_file
-from chestxray.runtime.signals import delay_ctrl_c
 from chestxray.runtime.text import join_limited, plural
 from chestxray.scores import Scores
 
-PLOTS = ("risk.png", "resplits.png", "sizes.png", "classes.png")
-_FILES = ("thresholds.json", "sets.csv", "report.json", "report.md", *PLOTS)
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 _CURVE = 20  # a bound is drawn at every so many-th threshold of the grid
-_CALIBRATION, _APPLICATION = "a calibration", "applied thresholds"
 
 
 def write_npz(path: Path, rows: Rows) -> None:
@@ -58,7 +67,7 @@ def write(
     """Write everything about a calibration; returns the lines for the user.
 
     Args:
-        folder: where to; see refuse_foreign_files.
+        folder: where to; see output_folder.
         source: the scores CSV.
         table: the chosen rows and classes.
         calibrates: (N,) bool, the images that calibrated; the others evaluate.
@@ -73,8 +82,8 @@ def write(
         **contents_of(table, roles, report),
         **drawn,
     }
-    save(folder, contents)
-    return [*lines(report), f"wrote {folder}/: {join_limited(n for n in _FILES if n in contents)}"]
+    output_folder.save(folder, contents)
+    return [*lines(report), f"wrote {folder}/: {join_limited(contents, most=len(contents))}"]
 
 
 def _report(
@@ -84,44 +93,73 @@ def _report(
     certificates: list[Certificate],
     config: Config,
 ) -> tuple[Report, dict[str, bytes]]:
-    """The report, and the plots of its first certified entry."""
+    """The report, and the plots of its certified entries by name."""
     rows, everything = Rows.from_scores(table, config.unit), list(range(len(table.classes)))
     cal, others = rows.take(calibrates), rows.take(~calibrates)
     eval_rows = others if len(others.units) else None
-    seen = selected_on(config)
-    caveat = "No promise for fresh patients" if seen else ""
-    entries = [make_entry(c, config, table.classes, eval_rows, caveat) for c in certificates]
-    which = next(number for number, c in enumerate(certificates) if c.certified)
-    drawn = _plots(cal, eval_rows, entries[which], config)
-    if config.resplits and eval_rows is not None:
-        resplits, drawn["resplits.png"] = _resplits(rows, entries[which], config)
-        entries[which] = replace(entries[which], resplits=resplits)
-    shown = tuple(name for name in PLOTS if name in drawn)
-    entries[which] = replace(entries[which], plots=shown)
+    seen = not_fresh([config.split or ""], config)
+    caveat = "No promise holds" if seen else ""
+    entries: list[Entry] = []
+    drawn: dict[str, bytes] = {}
+    for certificate in certificates:
+        entry = make_entry(certificate, config, table.classes, eval_rows, caveat)
+        if certificate.certified:
+            entry = replace(entry, spread=_spread(cal, entry, config))
+            entry, figures = _with_plots(rows, cal, eval_rows, entry, config)
+            drawn |= figures
+        entries.append(entry)
     risk, method = config.target_risk.abbreviation, config.method.upper()
     sides = [rows_text(table.take(side, everything)) for side in (calibrates, ~calibrates)]
     report = Report(
         title=f"{risk} control of {source.name} by {method}",
+        classes=classes_text(table.classes),
         rows=f"Calibrated on {sides[0]}, evaluated on {sides[1]}; the unit is the {config.unit}.",
-        warnings=seen + _dependence(cal, config),
+        notes=[*table.notes, *declared(config), *_about_the_cut(config)],
+        warnings=seen + _dependence(cal, config) + empty_set_warnings(entries, config),
         promise_holds=not seen,
         config=config,
+        cut_by=rows.cut_by,
         entries=entries,
     )
     return report, drawn
 
 
-def selected_on(config: Config) -> list[str]:
-    """Warn of a calibration on rows that the training has seen."""
+def _about_the_cut(config: Config) -> list[str]:
+    if config.cal_fraction == 1:
+        return []
+    return [
+        f"--seed {config.seed} drew who calibrates: choose the seed before looking at results, "
+        "since the best of several breaks the promise"
+    ]
+
+
+def not_fresh(splits: list[str], config: Config) -> list[str]:
+    """Warn of rows that may have trained or chosen the network; "" where a split is not known."""
     why = {
         "train": "the network was trained on these rows and scores them better than fresh ones",
         "val": "the epoch was chosen on these rows, so its scores suit them better than fresh ones",
     }
-    if config.split not in why:
+    other = (
+        "nothing says that these rows trained nothing and chose nothing; --untouched with --from "
+        "declares it"
+    )
+    if config.untouched:
         return []
     return [
-        f"calibrated on the split {config.split}: {why[config.split]}; rows that trained or "
-        "chose the network cannot calibrate, and the promise does not hold"
+        f"rows of the split {split}: {why.get(split, other)}; rows that trained or chose the "
+        "network cannot calibrate, and the promise does not hold"
+        for split in splits
+        if split not in ("", FRESH)
+    ]
+
+
+def declared(config: Config) -> list[str]:
+    """Repeat what --untouched declares."""
+    if not config.untouched:
+        return []
+    return [
+        f"declared by --untouched: the rows of the split {config.split} trained nothing and chose "
+        "nothing; the promise rests on that"
     ]
 
 
@@ -137,34 +175,6 @@ def _dependence(cal: Rows, config: Config) -> list[str]:
     ]
 
 
-def refuse_foreign_files(folder: Path, application: bool = False) -> None:
-    """Refuse a folder with files of another kind than those that are to be written.
-
-    Raises:
-        FileExistsError: it holds such files.
-    """
-    there = [name for name in _FILES if (folder / name).exists()]
-    if there and _kind(folder) != (_APPLICATION if application else _CALIBRATION):
-        raise FileExistsError(
-            f"{folder} holds {join_limited(there)} of {_kind(folder)}, which would be replaced: "
-            "--out names another folder"
-        )
-
-
-def _kind(folder: Path) -> str:
-    if (folder / "thresholds.json").exists():
-        try:
-            thresholds.read(folder / "thresholds.json")
-        except ValueError:
-            return "something else"
-        return _CALIBRATION
-    try:
-        applied = "applied" in json.loads((folder / "report.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError, TypeError):
-        applied = False
-    return _APPLICATION if applied else "something else"
-
-
 def contents_of(table: Scores, roles: np.ndarray, report: Report) -> dict[str, str | bytes]:
     """The contents of sets.csv, report.json and report.md."""
     certificates = [entry.certificate for entry in report.entries if entry.certificate.certified]
@@ -173,16 +183,6 @@ def contents_of(table: Scores, roles: np.ndarray, report: Report) -> dict[str, s
         "report.json": json.dumps(report.to_json(), indent=2) + "\n",
         "report.md": markdown(report),
     }
-
-
-def save(folder: Path, contents: dict[str, str | bytes]) -> None:
-    """Write the files once all are made, after removing those of an earlier run."""
-    with delay_ctrl_c():  # it leaves the files of one run, not of two or none
-        for name in _FILES:
-            (folder / name).unlink(missing_ok=True)
-        for name, content in contents.items():
-            with whole_file(folder / name, "w" if isinstance(content, str) else "wb") as file:
-                file.write(content)
 
 
 def _sets(table: Scores, roles: np.ndarray, certificates: list[Certificate]) -> str:
@@ -203,52 +203,89 @@ def _sets(table: Scores, roles: np.ndarray, certificates: list[Certificate]) -> 
     return file.getvalue()
 
 
-def _resplits(rows: Rows, entry: Entry, config: Config) -> tuple[Resplits, bytes]:
+def _spread(cal: Rows, entry: Entry, config: Config) -> Spread | dict[str, Spread | None] | None:
+    """By CRC, the risk of single calibrations of this size: of the whole, or by class."""
+    alpha = entry.certificate.alpha
+    if config.method != "crc":
+        return None
+    if not config.per_class:
+        counting = cal.counting(config)
+        n = len(np.unique(counting.units))
+        return single_calibrations(loss_curves(counting, config), n, alpha, config)
+    found: dict[str, Spread | None] = {}
+    for k, name in enumerate(entry.classes):
+        alone = cal.with_class(k)
+        n = len(np.unique(alone.units))
+        found[name] = (
+            single_calibrations(loss_curves(alone, config), n, alpha, config) if n else None
+        )
+    return found
+
+
+def _with_plots(
+    rows: Rows, cal: Rows, eval_rows: Rows | None, entry: Entry, config: Config
+) -> tuple[Entry, dict[str, bytes]]:
+    """A certified entry with its re-splits and the names of its plots; and the plots by name."""
+    certificate = entry.certificate
+    if certificate.thresholds is not None:
+        curves = _class_curves(cal, config)
+        figures = {"risk": plots.draw_risk_per_class(curves, certificate, entry.classes, config)}
+    else:
+        figures = {"risk": plots.draw_risk(*_curves(cal, certificate, config), certificate, config)}
+    if config.resplits and eval_rows is not None:
+        resplits, figures["resplits"] = _resplits(rows, entry, config)
+        entry = replace(entry, resplits=resplits)
+    if eval_rows is not None and entry.class_metrics is not None:
+        sets = prediction_sets(eval_rows.scores, certificate)
+        figures["sizes"] = plots.draw_sizes(sets, certificate.alpha, config)
+        figures["classes"] = plots.draw_classes(entry.class_metrics, certificate.alpha, config)
+    drawn = {
+        output_folder.plot_name(kind, certificate.alpha): plots.png(figure)
+        for kind, figure in figures.items()
+    }
+    return replace(entry, plots=tuple(drawn)), drawn
+
+
+def _resplits(rows: Rows, entry: Entry, config: Config) -> tuple[Resplits, "Figure"]:
     """The realised risk of an entry's alpha over re-splits, and its plot."""
     alpha = entry.certificate.alpha
     if config.per_class:
         by_class = resplit_per_class(rows, alpha, config)
         found = {name: summary(by_class[:, k], alpha) for k, name in enumerate(entry.classes)}
-        drawn = plots.draw_resplits_per_class(found, alpha, config)
+        drawn = plots.draw_resplits_per_class(found, alpha, config, rows.cut_by)
         return Resplits(config.resplits, classes=found), drawn
     risks, _ = resplit(rows, alpha, config)
-    whole = summary(risks, alpha)
-    return Resplits(config.resplits, whole), plots.draw_resplits(risks, alpha, config)
+    drawn = plots.draw_resplits(risks, alpha, config, rows.cut_by)
+    return Resplits(config.resplits, summary(risks, alpha)), drawn
 
 
-def _plots(cal: Rows, eval_rows: Rows | None, entry: Entry, config: Config) -> dict[str, bytes]:
-    """All plots of a certified entry but that of the re-splits."""
-    certificate, drawn = entry.certificate, {}
-    if certificate.thresholds is not None:
-        curves = _class_curves(cal, config)
-        drawn["risk.png"] = plots.draw_risk_per_class(curves, certificate, entry.classes, config)
-    else:
-        drawn["risk.png"] = plots.draw_risk(*_curves(cal, config), certificate, config)
-    if eval_rows is not None and entry.class_metrics is not None:
-        sets = prediction_sets(eval_rows.scores, certificate)
-        drawn["sizes.png"] = plots.draw_sizes(sets, certificate.alpha, config)
-        drawn["classes.png"] = plots.draw_classes(entry.class_metrics, certificate.alpha, config)
-    return drawn
-
-
-def _curves(cal: Rows, config: Config) -> tuple[np.ndarray, np.ndarray | None]:
-    """(T,) risk on the calibration units, and (T,) its bound where the method has one."""
-    losses = loss_table(cal.counting(config), config)
-    risks, n = losses.mean(axis=0), len(losses)
+def _curves(cal: Rows, certificate: Certificate, config: Config) -> tuple[Steps, Steps | None]:
+    """The risk on the calibration units, and its bound where the method has one."""
+    counting = cal.counting(config)
     if config.method == "crc":
-        return risks, corrected_risk(risks, n)
+        risks = Steps(*loss_curves(counting, config).steps())
+        n = len(np.unique(counting.units))
+        return risks, replace(risks, risks=corrected_risk(risks.risks, n))
+    losses = loss_table(counting, config)
+    risks = Steps(GRID, losses.mean(axis=0))
     if config.method == "ltt":
         return risks, None
-    order, places = shuffled(n, config), np.arange(0, len(GRID), _CURVE)
+    chosen = int(np.searchsorted(GRID, certificate.threshold or 0.0))
+    places = np.union1d(np.arange(0, len(GRID), _CURVE), [chosen])
+    order = betting_order(np.unique(counting.units))
     bounds = [wsr_bound(losses[order, place], config.delta) for place in places]
-    return risks, np.interp(np.arange(len(GRID)), places, bounds)
+    return risks, Steps(GRID[places], np.array(bounds))
 
 
-def _class_curves(cal: Rows, config: Config) -> list[np.ndarray | None]:
-    """The corrected risk of each class alone, (T,); None where no unit has it."""
-    curves: list[np.ndarray | None] = []
+def _class_curves(cal: Rows, config: Config) -> list[Steps | None]:
+    """The corrected risk of each class alone; None where no unit has it."""
+    curves: list[Steps | None] = []
     for k in range(cal.targets.shape[1]):
         alone = cal.with_class(k)
-        losses = loss_table(alone, config) if len(alone.units) else None
-        curves.append(None if losses is None else corrected_risk(losses.mean(axis=0), len(losses)))
+        n = len(np.unique(alone.units))
+        if not n:
+            curves.append(None)
+            continue
+        steps = Steps(*loss_curves(alone, config).steps())
+        curves.append(replace(steps, risks=corrected_risk(steps.risks, n)))
     return curves

@@ -1,21 +1,30 @@
 """Metrics of prediction sets on rows with labels, and of the realised risk over re-splits."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 
 import numpy as np
 
 from chestxray.bootstrap import percentile_interval, resampled_sums
-from chestxray.conformal.calibrate import Certificate, Config, Rows
+from chestxray.conformal.calibrate import Certificate, Rows
+from chestxray.conformal.options import Config
 from chestxray.conformal.risks import RISKS, FalseDiscoveryRate
 
-LEVEL = 0.95  # of the intervals by class
+LEVEL = 0.95  # of the intervals
 WEIGHTINGS = ("image", "patient")
-_RESAMPLES = 1000
+RESAMPLES = 1000
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A value with its 95 % interval over patients; None where it is 0/0 or none was asked for."""
+
+    value: float | None
+    interval: tuple[float, float] | None
 
 
 @dataclass(frozen=True)
 class SetMetrics:
-    """Realised risks and sizes under one weighting; None where nothing counts.
+    """Realised risks and sizes under one weighting.
 
     Attributes:
         risks: the mean loss by the name of each of RISKS.
@@ -25,25 +34,21 @@ class SetMetrics:
         precision, recall: micro averages.
     """
 
-    risks: dict[str, float | None]
-    fdr_nonempty: float | None
-    empty: float | None
-    full: float | None
-    size: float | None
-    precision: float | None
-    recall: float | None
+    risks: dict[str, Estimate]
+    fdr_nonempty: Estimate
+    empty: Estimate
+    full: Estimate
+    size: Estimate
+    precision: Estimate
+    recall: Estimate
 
-    def to_json(self) -> dict[str, float | None]:
-        values = asdict(self)
-        return {**values.pop("risks"), **values}
+    def estimates(self) -> dict[str, Estimate]:
+        """All of them by name, the risks first."""
+        others = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "risks"}
+        return {**self.risks, **others}
 
-
-@dataclass(frozen=True)
-class Estimate:
-    """A share with its 95 % patient-bootstrap interval; None where it is 0/0."""
-
-    value: float | None
-    interval: tuple[float, float] | None
+    def to_json(self) -> dict[str, object]:
+        return {name: asdict(found) for name, found in self.estimates().items()}
 
 
 @dataclass(frozen=True)
@@ -56,30 +61,35 @@ class ClassShares:
 
 @dataclass(frozen=True)
 class ClassMetrics:
-    """Metrics of one class: images that have it, sets that hold it, and shares of both kinds.
+    """Metrics of one class: images that have it, their patients, sets that hold it, shares.
 
     Weighted by patient, a share is the mean over the patients that have the class (recall) or a
     selection of it (fdr).
     """
 
     positives: int
+    patients: int
     selected: int
-    image: ClassShares
-    patient: ClassShares
+    shares: dict[str, ClassShares]
 
-    def shares(self, weighting: str) -> ClassShares:
-        return {"image": self.image, "patient": self.patient}[weighting]
+    def to_json(self) -> dict[str, object]:
+        values = asdict(self)
+        return values | values.pop("shares")
 
 
 @dataclass(frozen=True)
 class RiskSummary:
-    """Realised risk over re-splits: how many certify, and None for the rest where none does."""
+    """Realised risk over re-splits: how many certify, and None for the rest where none does.
+
+    `halves_above_alpha` is the share of evaluation halves above alpha. It errs with both halves, so
+    it is no rate at which the promise is broken.
+    """
 
     certified: int
     mean: float | None = None
     median: float | None = None
     interval: tuple[float, float] | None = None
-    above_alpha: float | None = None
+    halves_above_alpha: float | None = None
 
 
 def prediction_sets(scores: np.ndarray, certificate: Certificate) -> np.ndarray:
@@ -90,53 +100,107 @@ def prediction_sets(scores: np.ndarray, certificate: Certificate) -> np.ndarray:
     return scores >= certificate.threshold
 
 
-def realised(rows: Rows, sets: np.ndarray, config: Config) -> dict[str, SetMetrics]:
-    """Risks and sizes on labelled rows, for each of WEIGHTINGS.
+def realised(
+    rows: Rows, sets: np.ndarray, config: Config, resamples: int = RESAMPLES
+) -> dict[str, SetMetrics]:
+    """Risks and sizes on labelled rows, for each weighting that the rows allow.
 
     Args:
         rows: N images with labels.
         sets: (N, K) bool.
-        config: the conventions for 0/0.
+        config: the conventions for 0/0, and the seed of the bootstrap.
+        resamples: bootstrap resamples over patients; 0 gives no intervals.
     """
     patient = np.unique(rows.patients, return_inverse=True)[1]
-    return {
-        "image": _set_metrics(rows, sets, config, np.arange(len(sets))),
-        "patient": _set_metrics(rows, sets, config, patient),
-    }
+    sums = _ImageSums(rows, sets, config)
+    weightings = WEIGHTINGS if rows.cut_by == "patient" else WEIGHTINGS[:1]
+    return {name: sums.metrics(patient, name, resamples, config.seed) for name in weightings}
 
 
-def _set_metrics(rows: Rows, sets: np.ndarray, config: Config, groups: np.ndarray) -> SetMetrics:
-    """The metrics where each of the groups, (N,) numbers, weighs the same."""
-    everyone = np.ones(len(sets), dtype=bool)
-    sizes, truth = sets.sum(axis=1), rows.targets.astype(bool)
-    selected = _mean(sizes, everyone, groups)
-    wanted = _mean(truth.sum(axis=1), everyone, groups)
-    right = _mean((sets & truth).sum(axis=1), everyone, groups)
-    # "error" was refused for the calibration rows; here such rows are dropped.
-    how = "drop" if config.no_positive == "error" else config.no_positive
-    risks = {name: risk(how, config.empty) for name, risk in RISKS.items()}
-    return SetMetrics(
-        risks={
-            name: _mean(risk.image_losses(rows.targets, sets), risk.counts(rows.targets), groups)
+class _ImageSums:
+    """What each image adds to the numerator and denominator of each metric."""
+
+    def __init__(self, rows: Rows, sets: np.ndarray, config: Config) -> None:
+        truth, sizes, one = rows.targets.astype(bool), sets.sum(axis=1), np.ones(len(sets))
+        right, false = (sets & truth).sum(axis=1), FalseDiscoveryRate()
+        # "error" was refused for the calibration rows; here such rows are dropped.
+        how = "drop" if config.no_positive == "error" else config.no_positive
+        risks = {name: risk(how, config.empty) for name, risk in RISKS.items()}
+        means = {
+            name: (risk.image_losses(rows.targets, sets), risk.counts(rows.targets))
             for name, risk in risks.items()
-        },
-        fdr_nonempty=_mean(
-            FalseDiscoveryRate().image_losses(rows.targets, sets), sizes > 0, groups
-        ),
-        empty=_mean(sizes == 0, everyone, groups),
-        full=_mean(sizes == sets.shape[1], everyone, groups),
-        size=selected,
-        precision=right / selected if selected and right is not None else None,
-        recall=right / wanted if wanted and right is not None else None,
-    )
+        } | {
+            "fdr_nonempty": (false.image_losses(rows.targets, sets), sizes > 0),
+            "empty": (sizes == 0, one),
+            "full": (sizes == sets.shape[1], one),
+            "size": (sizes, one),
+        }
+        ratios = {"precision": (right, sizes), "recall": (right, truth.sum(axis=1))}
+        self.risks, self.names = tuple(RISKS), (*means, *ratios)
+        self._means = len(means)
+        self._over = np.column_stack([v * m for v, m in means.values()] + [right, right])
+        self._under = np.column_stack([d for _, d in (means | ratios).values()])
+
+    def metrics(self, patient: np.ndarray, weighting: str, resamples: int, seed: int) -> SetMetrics:
+        """The metrics with intervals; `patient` is the number of each image's patient, (N,)."""
+        over, under = by_patient(self._over, patient), by_patient(self._under, patient)
+        there = under > 0
+        if weighting == "patient":
+            # A mean is taken within each patient first; of a ratio, both sides are.
+            images = np.bincount(patient)[:, None]
+            weights = np.where(np.arange(len(self.names)) < self._means, under, images)
+            over, under = over / np.maximum(weights, 1), under / np.maximum(weights, 1)
+        found = ratio_estimates(over, under, resamples, seed)
+        named = {
+            name: bounded(found[k], int(there[:, k].sum())) if name != "size" else found[k]
+            for k, name in enumerate(self.names)
+        }
+        return SetMetrics({name: named.pop(name) for name in self.risks}, **named)
 
 
-def _mean(values: np.ndarray, mask: np.ndarray, groups: np.ndarray) -> float | None:
-    """The mean of the chosen values, each group weighing the same; None where none is chosen."""
-    if not mask.any():
-        return None
-    inside = groups[mask]
-    return float(np.average(values[mask], weights=1 / np.bincount(inside)[inside]))
+def ratio_estimates(
+    over: np.ndarray, under: np.ndarray, resamples: int, seed: int
+) -> list[Estimate]:
+    """Ratios of sums over patients, with percentile intervals of a bootstrap of the patients.
+
+    Args:
+        over, under: (G, M), what each patient adds to numerators and denominators.
+        resamples, seed: of the bootstrap; 0 resamples give no intervals.
+    """
+    values = np.hstack([over, under])
+    sums = values.sum(axis=0, keepdims=True)
+    if resamples:
+        rng = np.random.default_rng([seed, 2])
+        sums = np.vstack([sums, resampled_sums(values, resamples, rng)])
+    part, whole = np.hsplit(sums, 2)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return [_estimate(column) for column in (part / whole).T]
+
+
+def _estimate(values: np.ndarray) -> Estimate:
+    """The first value with the interval of the others."""
+    if np.isnan(values[0]):
+        return Estimate(None, None)
+    if len(values) == 1:
+        return Estimate(float(values[0]), None)
+    low, high = percentile_interval(values[1:, None], LEVEL)[:, 0]
+    return Estimate(float(values[0]), (float(low), float(high)))
+
+
+def bounded(share: Estimate, patients: int) -> Estimate:
+    """A share with an interval of some width where its bootstrap has none.
+
+    Where all resamples agree, as at 0 and 1, Clopper and Pearson's interval over the patients takes
+    its place: of 0 among n patients, 0 to 1 - 0.025^(1/n).
+    """
+    if share.value is None or share.interval is None or np.ptp(share.interval) > 1e-12:
+        return share
+    from scipy.stats import beta
+
+    tail, hits = (1 - LEVEL) / 2, share.value * patients
+    low = beta.ppf(tail, hits, patients - hits + 1) if share.value > 0 else 0.0
+    high = beta.isf(tail, hits + 1, patients - hits) if share.value < 1 else 1.0
+    return Estimate(share.value, (float(low), float(high)))
 
 
 def per_class(
@@ -152,57 +216,43 @@ def per_class(
     """
     truth = rows.targets.astype(bool)
     patient = np.unique(rows.patients, return_inverse=True)[1]
-    wanted, selected, right = (_by_patient(v, patient) for v in (truth, sets, truth & sets))
-    tables = [_shares(right, whole, w) for w in WEIGHTINGS for whole in (wanted, selected)]
-    values = np.hstack(tables)
-    drawn = resampled_sums(values, _RESAMPLES, np.random.default_rng([seed, 2]))
-    sums = np.hsplit(np.vstack([values.sum(axis=0), drawn]), len(tables))
-    recall, precision, recall_of_patients, precision_of_patients = map(_ratios, sums)
+    wanted, selected, right = (by_patient(v, patient) for v in (truth, sets, truth & sets))
+    recall, false = (
+        _class_shares(part, whole, rows.cut_by, seed)
+        for part, whole in ((right, wanted), (selected - right, selected))
+    )
     return {
         name: ClassMetrics(
             positives=int(truth[:, k].sum()),
+            patients=int((wanted[:, k] > 0).sum()),
             selected=int(sets[:, k].sum()),
-            image=_class_shares(recall[:, k], precision[:, k]),
-            patient=_class_shares(recall_of_patients[:, k], precision_of_patients[:, k]),
+            shares={w: ClassShares(recall[w][k], false[w][k]) for w in recall},
         )
         for k, name in enumerate(classes)
     }
 
 
-def _shares(part: np.ndarray, whole: np.ndarray, weighting: str) -> np.ndarray:
-    """(G, 2K) numerators and denominators whose sums over patients give the shares.
-
-    Args:
-        part, whole: (G, K) counts of each patient.
-        weighting: "image" divides the sums, "patient" takes the mean of the patients' shares.
-    """
-    if weighting == "image":
-        return np.hstack([part, whole])
+def _class_shares(
+    part: np.ndarray, whole: np.ndarray, cut_by: str, seed: int
+) -> dict[str, list[Estimate]]:
+    """A share of each class by weighting; part and whole are (G, K) counts of each patient."""
     there = whole > 0
-    return np.hstack([np.where(there, part / np.maximum(whole, 1), 0.0), there.astype(float)])
+    sums = {"image": (part, whole)}
+    if cut_by == "patient":
+        sums["patient"] = (part / np.maximum(whole, 1), there.astype(float))
+    patients = there.sum(axis=0).tolist()
+    return {
+        weighting: [
+            bounded(share, n)
+            for share, n in zip(ratio_estimates(*pair, RESAMPLES, seed), patients, strict=True)
+        ]
+        for weighting, pair in sums.items()
+    }
 
 
-def _ratios(sums: np.ndarray) -> np.ndarray:
-    """(1 + B, K) shares of all images, then of each resample; NaN where 0/0."""
-    part, whole = np.hsplit(sums, 2)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return part / whole
-
-
-def _class_shares(recall: np.ndarray, precision: np.ndarray) -> ClassShares:
-    return ClassShares(_estimate(recall), _estimate(1 - precision))
-
-
-def _by_patient(values: np.ndarray, patient: np.ndarray) -> np.ndarray:
+def by_patient(values: np.ndarray, patient: np.ndarray) -> np.ndarray:
+    """(G, K) sums over the images of each patient, of (N, K) values."""
     return np.stack([np.bincount(patient, weights=column) for column in values.T], axis=1)
-
-
-def _estimate(values: np.ndarray) -> Estimate:
-    """The first value with the interval of the others."""
-    if np.isnan(values[0]):
-        return Estimate(None, None)
-    low, high = percentile_interval(values[1:, None], LEVEL)[:, 0]
-    return Estimate(float(values[0]), (float(low), float(high)))
 
 
 def summary(risks: np.ndarray, alpha: str) -> RiskSummary:
@@ -216,5 +266,5 @@ def summary(risks: np.ndarray, alpha: str) -> RiskSummary:
         mean=float(known.mean()),
         median=float(median),
         interval=(float(low), float(high)),
-        above_alpha=float((known > float(alpha)).mean()),
+        halves_above_alpha=float((known > float(alpha)).mean()),
     )

@@ -1,12 +1,15 @@
 """The four plots of the report; matplotlib is imported only when one is drawn."""
 
 import io
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from chestxray.conformal.calibrate import Certificate, Config
+from chestxray.conformal.calibrate import Certificate
 from chestxray.conformal.metrics import ClassMetrics, Estimate, RiskSummary
+from chestxray.conformal.options import Config
+from chestxray.conformal.report import positives_text
 from chestxray.conformal.risks import GRID
 
 if TYPE_CHECKING:
@@ -33,7 +36,8 @@ def _axes(config: Config, alpha: str) -> tuple["Figure", "Axes"]:
     return figure, axes
 
 
-def _png(figure: "Figure") -> bytes:
+def png(figure: "Figure") -> bytes:
+    """The bytes of a plot's file."""
     file = io.BytesIO()
     figure.savefig(file, format="png", dpi=120)
     return file.getvalue()
@@ -47,44 +51,66 @@ def _threshold_axis(axes: "Axes") -> None:
     axes.set_xlabel("threshold t (logit scale): a class is in the set where p >= t")
 
 
+@dataclass(frozen=True)
+class Steps:
+    """A risk that is constant from above one threshold up to the next.
+
+    Attributes:
+        thresholds: (S,) ascending.
+        risks: (S,) at each of them.
+    """
+
+    thresholds: np.ndarray
+    risks: np.ndarray
+
+    def at(self, threshold: float) -> float:
+        place = int(np.searchsorted(self.thresholds, threshold))
+        return float(self.risks[min(place, len(self.risks) - 1)])
+
+    def draw(self, axes: "Axes", **style: Any) -> None:
+        thresholds = np.clip(np.r_[0.0, self.thresholds], 1e-9, 1 - 1e-9)  # of a logit scale
+        axes.step(thresholds, np.r_[self.risks[0], self.risks], where="pre", **style)
+
+
 def draw_risk(
-    risks: np.ndarray, bound: np.ndarray | None, certificate: Certificate, config: Config
-) -> bytes:
-    """Risk on the calibration rows against the threshold, with bound, alpha and certified part.
+    risks: Steps, bound: Steps | None, certificate: Certificate, config: Config
+) -> "Figure":
+    """Risk on the calibration rows against the threshold, with bound, alpha and what meets it.
 
     Args:
-        risks: (T,) mean loss of the calibration units on the grid.
-        bound: (T,) its upper bound or correction, None where the method has none.
+        risks: mean loss of the calibration units.
+        bound: its upper bound or correction, None where the method has none.
         certificate: with one threshold.
         config: risk, method and unit.
     """
     alpha, threshold = certificate.alpha, float(certificate.threshold or 0.0)
     figure, axes = _axes(config, alpha)
-    axes.plot(GRID, risks, color=_BLUE, linewidth=3, label=f"calibration {config.unit}s, mean")
+    risks.draw(axes, color=_BLUE, linewidth=3, label=f"calibration {config.unit}s, mean")
     if bound is not None:
         name = "corrected for one more" if config.method == "crc" else "upper bound"
-        axes.plot(GRID, bound, color=_ORANGE, linestyle="--", label=name)
+        bound.draw(axes, color=_ORANGE, linestyle="--", label=name)
     axes.axhline(float(alpha), color=_BLACK, linestyle=":", label="alpha")
     ends = (threshold, GRID[-1]) if config.target_risk.strict_last else (GRID[0], threshold)
     if config.fwer == "fst" or config.method != "ltt":  # what Holm certifies may have gaps
-        axes.axvspan(*ends, color=_GREEN, alpha=0.12, label="certified thresholds")
-    axes.axvline(threshold, color=_GREEN, label=f"threshold {threshold:.4g}")
+        name = "thresholds that meet alpha" if config.method == "crc" else "certified thresholds"
+        axes.axvspan(*ends, color=_GREEN, alpha=0.12, label=name)
+    axes.axvline(threshold, color=_GREEN, label=f"threshold {threshold!r}")
     _threshold_axis(axes)
     axes.set_ylabel(config.target_risk.axis_label)
     axes.legend(frameon=False, loc="best")
-    return _png(figure)
+    return figure
 
 
 def draw_risk_per_class(
-    curves: list[np.ndarray | None],
+    curves: list[Steps | None],
     certificate: Certificate,
     classes: tuple[str, ...],
     config: Config,
-) -> bytes:
+) -> "Figure":
     """The corrected risk of each class against its threshold, with a dot at the chosen one.
 
     Args:
-        curves: K times (T,) on the grid; None where no calibration unit has the class.
+        curves: the corrected risk of K classes; None where no calibration unit has the class.
         certificate: with a threshold for each class.
         classes: K names.
         config: unit and method.
@@ -102,29 +128,25 @@ def draw_risk_per_class(
         if curve is None:
             axes.plot([], [], " ", label=label)
             continue
-        axes.plot(GRID, curve, color=colour, linestyle=dashes, label=label)
+        curve.draw(axes, color=colour, linestyle=dashes, label=label)
         if threshold is not None:
-            reached = value_at(threshold, curve)
+            reached = curve.at(threshold)
             axes.plot(threshold, reached, "o", color=colour, markeredgecolor="white", zorder=3)
     _threshold_axis(axes)
     axes.set_ylabel(f"{config.target_risk.label} of a class, corrected for one more")
     title = f"class ({config.unit}s that calibrate);\ndot: its threshold"
     figure.legend(frameon=False, loc="outside right upper", title=title, fontsize=8)
-    return _png(figure)
+    return figure
 
 
-def value_at(threshold: float, curve: np.ndarray) -> float:
-    """A risk at a threshold that may lie on a step between two points of the grid: below it."""
-    return float(curve[max(int(np.searchsorted(GRID, threshold, side="right")) - 1, 0)])
-
-
-def draw_resplits(risks: np.ndarray, alpha: str, config: Config) -> bytes:
+def draw_resplits(risks: np.ndarray, alpha: str, config: Config, cut_by: str) -> "Figure":
     """Histogram of the realised risk over re-splits by patient, with alpha and the mean.
 
     Args:
         risks: (times,) realised risk of each cut, NaN where it certifies nothing.
         alpha: the level.
         config: risk, method, unit and the share that calibrates.
+        cut_by: "patient" or "image".
     """
     known = risks[~np.isnan(risks)]
     figure, axes = _axes(config, alpha)
@@ -133,24 +155,33 @@ def draw_resplits(risks: np.ndarray, alpha: str, config: Config) -> bytes:
     axes.axvline(float(alpha), color=_BLACK, linestyle="--", linewidth=2, label=f"alpha = {alpha}")
     if len(known):
         axes.axvline(known.mean(), color=_ORANGE, linewidth=2, label=f"mean {known.mean():.3f}")
-    axes.plot([], [], " ", label=f"{above:.1%} of {len(known):,} cuts above alpha")
+    axes.plot(
+        [],
+        [],
+        " ",
+        label=f"{above:.1%} of {len(known):,} evaluation halves above alpha,\n"
+        "which errs with both halves",
+    )
     if config.method != "crc":
         axes.plot([], [], " ", label="gaps: thresholds lie on a grid")
-    whom = f"{config.unit}s of the other side"
+    whom = f"{config.unit}s of the evaluation half"
     axes.set_xlabel(f"realised {config.target_risk.axis_label}, mean over the {whom}")
-    axes.set_ylabel(f"cuts by patient, {config.cal_fraction:.0%} for calibration")
+    axes.set_ylabel(f"cuts by {cut_by}, {config.cal_fraction:.0%} for calibration")
     axes.locator_params(axis="y", integer=True)
     figure.legend(frameon=False, loc="outside lower center", ncols=2)
-    return _png(figure)
+    return figure
 
 
-def draw_resplits_per_class(found: dict[str, RiskSummary], alpha: str, config: Config) -> bytes:
+def draw_resplits_per_class(
+    found: dict[str, RiskSummary], alpha: str, config: Config, cut_by: str
+) -> "Figure":
     """Realised risk of each class over re-splits by patient: median, 5-95 %, and alpha.
 
     Args:
         found: the summary of each class.
         alpha: the level.
         config: unit and the share that calibrates.
+        cut_by: "patient" or "image".
     """
     figure, axes = _axes(config, alpha)
     for place, summary in enumerate(found.values()):
@@ -167,14 +198,14 @@ def draw_resplits_per_class(found: dict[str, RiskSummary], alpha: str, config: C
     axes.invert_yaxis()
     axes.set_xlim(left=0)
     axes.set_xlabel(
-        f"realised {config.target_risk.label} of the other side's {config.unit}s with the class,\n"
-        f"over cuts by patient, {config.cal_fraction:.0%} for calibration"
+        f"realised {config.target_risk.label} of the evaluation half's {config.unit}s with the "
+        f"class,\nover cuts by {cut_by}, {config.cal_fraction:.0%} for calibration"
     )
     figure.legend(frameon=False, loc="outside lower center", ncols=4)
-    return _png(figure)
+    return figure
 
 
-def draw_sizes(sets: np.ndarray, alpha: str, config: Config) -> bytes:
+def draw_sizes(sets: np.ndarray, alpha: str, config: Config) -> "Figure":
     """Distribution of the number of classes in the sets (N, K) of the evaluation images."""
     figure, axes = _axes(config, alpha)
     sizes, classes = sets.sum(axis=1), sets.shape[1]
@@ -185,24 +216,25 @@ def draw_sizes(sets: np.ndarray, alpha: str, config: Config) -> bytes:
     axes.set(xlabel="classes in the prediction set", ylabel="share of the evaluation images")
     axes.set_xticks(np.arange(classes + 1))
     axes.legend(frameon=False)
-    return _png(figure)
+    return figure
 
 
-def draw_classes(table: dict[str, ClassMetrics], alpha: str, config: Config) -> bytes:
+def draw_classes(table: dict[str, ClassMetrics], alpha: str, config: Config) -> "Figure":
     """Recall and false share of each class, weighted by the unit, with bootstrap intervals."""
     figure, axes = _axes(config, alpha)
     places = np.arange(len(table))
-    shares = [row.shares(config.unit) for row in table.values()]
+    shares = [row.shares[config.unit] for row in table.values()]
+    cut_by = "patient" if "patient" in next(iter(table.values())).shares else "image"
     _bars(axes, places - 0.2, [s.recall for s in shares], "recall", _BLUE)
     _bars(axes, places + 0.2, [s.fdr for s in shares], "false share (FDR)", _ORANGE)
     if config.per_class:  # else only the whole is controlled, and no class by itself
         name = "1 - alpha, least recall asked for"
         axes.axvline(1 - float(alpha), color=_BLACK, linestyle=":", label=name)
-    axes.set_yticks(places, [f"{name} ({row.positives:,} positive)" for name, row in table.items()])
+    axes.set_yticks(places, [f"{name} ({positives_text(row)})" for name, row in table.items()])
     axes.invert_yaxis()
-    axes.set(xlim=(0, 1), xlabel=f"share by {config.unit}, with 95 % patient-bootstrap intervals")
+    axes.set(xlim=(0, 1), xlabel=f"share by {config.unit}, with 95 % intervals over {cut_by}s")
     figure.legend(frameon=False, loc="outside lower center", ncols=3)
-    return _png(figure)
+    return figure
 
 
 def _bars(axes: "Axes", places: np.ndarray, shares: list[Estimate], name: str, colour: str) -> None:

@@ -1,12 +1,15 @@
 """The report of a calibration or an application: as values for JSON, as lines, as a page."""
 
+import shutil
+import textwrap
 from dataclasses import asdict, dataclass
+from decimal import Decimal
+from functools import partial
 
 import numpy as np
 
-from chestxray.conformal.calibrate import Certificate, Config, Rows
+from chestxray.conformal.calibrate import BOUNDS, Certificate, Rows
 from chestxray.conformal.metrics import (
-    WEIGHTINGS,
     ClassMetrics,
     Estimate,
     RiskSummary,
@@ -15,9 +18,14 @@ from chestxray.conformal.metrics import (
     prediction_sets,
     realised,
 )
-from chestxray.conformal.risks import RISKS
-from chestxray.runtime.text import plural
+from chestxray.conformal.options import Config
+from chestxray.conformal.resplits import Spread
+from chestxray.conformal.risks import RISKS, FalseDiscoveryRate
+from chestxray.labels import is_no_finding
+from chestxray.runtime.text import join_limited, plural
 from chestxray.scores import Scores
+
+_MANY_EMPTY = 0.2  # share of empty sets from which an FDR is to be read beside that of the others
 
 
 @dataclass(frozen=True)
@@ -42,10 +50,13 @@ class Entry:
     Attributes:
         certificate: the answer.
         classes: K names.
-        guarantee: the promise in one sentence; None where nothing is certified.
+        guarantee: the promise in two sentences; None where nothing is certified.
         realised: metrics on the evaluation rows by weighting; None where there are none.
         class_metrics: the same by class.
-        resplits, plots: of the first certified alpha alone.
+        notes: sentences on what the metrics do not say by themselves.
+        spread: by CRC, the risk of single calibrations: of the whole, or by class.
+        resplits: realised risk over other cuts; None where none were drawn.
+        plots: names of the plots.
     """
 
     certificate: Certificate
@@ -53,20 +64,29 @@ class Entry:
     guarantee: str | None = None
     realised: dict[str, SetMetrics] | None = None
     class_metrics: dict[str, ClassMetrics] | None = None
+    notes: tuple[str, ...] = ()
+    spread: Spread | dict[str, Spread | None] | None = None
     resplits: Resplits | None = None
     plots: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, object]:
         realised = {name: found.to_json() for name, found in (self.realised or {}).items()}
-        classes = {name: asdict(found) for name, found in (self.class_metrics or {}).items()}
+        classes = {name: found.to_json() for name, found in (self.class_metrics or {}).items()}
         return self.certificate.to_json(self.classes) | {
             "certified": self.certificate.certified,
             "guarantee": self.guarantee,
             "realised": realised or None,
             "classes": classes or None,
+            "notes": list(self.notes),
+            "single_calibrations": self._spread_json(),
             "resplits": self.resplits.to_json() if self.resplits else None,
             "plots": list(self.plots),
         }
+
+    def _spread_json(self) -> dict[str, object] | None:
+        if isinstance(self.spread, dict):
+            return {name: asdict(found) if found else None for name, found in self.spread.items()}
+        return asdict(self.spread) if self.spread else None
 
 
 @dataclass(frozen=True)
@@ -74,26 +94,35 @@ class Report:
     """All that report.json holds.
 
     Attributes:
-        title, rows: a line each: the calibration or application, and the rows it used.
+        title: the calibration or application.
+        classes, rows: a line each: the classes that count, and the rows that were used.
+        notes: what else a reader must know, a sentence each.
         warnings: reasons to doubt the promise, and checks that could not be made.
         promise_holds: no warning takes the promise back.
         config: of the calibration.
+        cut_by: "patient", or "image" where the scores name no patients.
         entries: one for each alpha.
-        applied: names of the files and the split of an application; None for a calibration.
+        applied: the files and the split of an application; None for a calibration.
     """
 
     title: str
+    classes: str
     rows: str
+    notes: list[str]
     warnings: list[str]
     promise_holds: bool
     config: Config
+    cut_by: str
     entries: list[Entry]
     applied: dict[str, str | None] | None = None
 
     def to_json(self) -> dict[str, object]:
         return {
             "title": self.title,
+            "counted": self.classes,
             "rows": self.rows,
+            "definition": self.config.target_risk.definition,
+            "notes": self.notes,
             "warnings": self.warnings,
             "promise_holds": self.promise_holds,
             **({} if self.applied is None else {"applied": self.applied}),
@@ -126,35 +155,72 @@ def make_entry(
     if eval_rows is None:
         return Entry(certificate, classes, promise)
     sets = prediction_sets(eval_rows.scores, certificate)
+    found = realised(eval_rows, sets, config)
     return Entry(
         certificate,
         classes,
         promise,
-        realised(eval_rows, sets, config),
+        found,
         per_class(eval_rows, sets, classes, config.seed),
+        tuple(_weighting_note(found, certificate, config)),
     )
 
 
+def _weighting_note(
+    found: dict[str, SetMetrics], certificate: Certificate, config: Config
+) -> list[str]:
+    """Say why the risk by image may lie above alpha, where it does."""
+    by_image = found["image"].risks[config.risk].value
+    if config.per_class or config.unit == "image" or by_image is None:
+        return []
+    if by_image <= float(certificate.alpha):
+        return []
+    return [
+        f"by image the {config.target_risk.abbreviation} is {by_image:.3f}, above alpha: the "
+        "promise is by patient, where one with many images weighs as much as one with a single "
+        "image"
+    ]
+
+
+def empty_set_warnings(entries: list[Entry], config: Config) -> list[str]:
+    """Warn of a false discovery rate that is low because many sets are empty."""
+    if config.risk != FalseDiscoveryRate.name or config.empty:
+        return []
+    said = []
+    for entry in entries:
+        found = (entry.realised or {}).get("image")
+        if found is None or (found.empty.value or 0) <= _MANY_EMPTY:
+            continue
+        said.append(
+            f"alpha {entry.certificate.alpha}: {found.empty.value:.0%} of the evaluation sets are "
+            "empty, and an empty set counts as 0 false: the FDR of the others is "
+            f"{_number(found.fdr_nonempty.value)}"
+        )
+    return said
+
+
 def guarantee(certificate: Certificate, config: Config) -> str:
-    """The promise of a certificate in one plain sentence, and for whom."""
-    risk, alpha = config.target_risk, certificate.alpha
-    unit = f"{config.unit}s"
-    conditions = f"; it holds for {unit} drawn like those that calibrated, each alpha alone"
+    """The promise of a certificate in two plain sentences: what, and on which conditions."""
+    risk, alpha, unit = config.target_risk, certificate.alpha, f"{config.unit}s"
+    conditions = f"It holds for {unit} drawn like those that calibrated, each alpha alone"
     conditions += f", {risk.convention}" if risk.convention else ""
+    if config.method == "crc":
+        conditions += ", and on average over calibrations: single ones lie above and below"
+    what = f"the {risk.meaning} ({risk.abbreviation}) is at most {alpha} in expectation"
     if config.per_class:
         return (
-            f"Expectation, over the draw of calibration and test {unit}, for each class by itself: "
-            f"among {unit} with the class, the {risk.label} is at most {alpha}{conditions}."
+            f"For each class by itself, among {unit} with the class, {what}, over the draw of the "
+            f"calibration {unit} and of a new one. {conditions}."
         )
-    what = f"for {_newcomer(config)} the {risk.meaning} ({risk.abbreviation}) is at most {alpha}"
     if config.method == "crc":
         return (
-            f"Expectation, over the draw of the calibration {unit} and of the new one: {what} on "
-            f"average; about half of all calibrations lie a little above{conditions}."
+            f"For {_newcomer(config)} {what}, over the draw of the calibration {unit} and of the "
+            f"new one. {conditions}."
         )
+    confidence = Decimal(1) - Decimal(repr(config.delta))
     return (
-        f"Probability, over the draw of the calibration {unit}: with probability at least "
-        f"{1 - config.delta:g} they are such that {what} in expectation{conditions}."
+        f"With probability at least {confidence:f} over the draw of the calibration {unit}, for "
+        f"{_newcomer(config)} {what}. {conditions}."
     )
 
 
@@ -164,53 +230,120 @@ def _newcomer(config: Config) -> str:
     which = f" {counted}" if counted else ""
     if config.unit == "patient":
         return f"a new patient's images{which}, averaged over them,"
-    return f"a new image{which}"
+    return f"a new image{which},"
 
 
-def rows_text(table: Scores) -> str:
-    """ "5 images of 2 patients"."""
-    owners = table.image_names if table.patients is None else table.patients
+def classes_text(classes: tuple[str, ...]) -> str:
+    """The classes that count."""
+    return f"Classes that count ({len(classes)}): {join_limited(classes, most=len(classes))}."
+
+
+def left_out_note(classes: tuple[str, ...], kept: tuple[str, ...]) -> tuple[str, ...]:
+    """Say that No Finding takes no part, where a file has it and it does not count."""
+    if not any(is_no_finding(name) for name in set(classes) - set(kept)):
+        return ()
     return (
-        f"{plural(len(table.image_names), 'image')} of {plural(len(np.unique(owners)), 'patient')}"
+        "No Finding takes no part in sets and risks (--include-no-finding counts it); a set "
+        "without a finding is the empty set",
     )
 
 
+def rows_text(table: Scores) -> str:
+    """ "5 images of 2 patients"; "5 images" where patients are not known."""
+    images = plural(len(table.image_names), "image")
+    if table.patients is None:
+        return images
+    return f"{images} of {plural(len(np.unique(table.patients)), 'patient')}"
+
+
 def lines(report: Report) -> list[str]:
-    """The report as the command prints it."""
-    said = [report.rows, *(f"warning: {warning}" for warning in report.warnings)]
+    """The report as the command prints it, wrapped at the width of the terminal."""
+    said = [report.classes, report.rows, *(f"note: {note}" for note in report.notes)]
+    said += [f"warning: {warning}" for warning in report.warnings]
+    said.append(report.config.target_risk.definition)
     for entry in report.entries:
         said += ["", f"alpha {entry.certificate.alpha}"]
-        said += [f"  {line}" for line in _entry_lines(entry, report.config)]
-    return said
+        said += [f"  {line}" for line in _entry_lines(entry, report)]
+    width = shutil.get_terminal_size((100, 24)).columns
+    return [part for line in said for part in _wrapped(line, width)]
 
 
-def _entry_lines(entry: Entry, config: Config) -> list[str]:
-    certificate = entry.certificate
+def _wrapped(line: str, width: int) -> list[str]:
+    indent = " " * (len(line) - len(line.lstrip()))
+    wrap = partial(textwrap.wrap, break_long_words=False, break_on_hyphens=False)
+    return wrap(line, max(width, 40), subsequent_indent=f"{indent}  ") or [""]
+
+
+def _entry_lines(entry: Entry, report: Report) -> list[str]:
+    certificate, config = entry.certificate, report.config
     if not certificate.certified:
         return [f"nothing is certified: {certificate.reason}"]
-    said = [str(entry.guarantee), f"threshold: {threshold_text(entry)}", counting(certificate)]
+    said = [*_threshold_lines(entry, config), str(entry.guarantee)]
+    said.append(counting(certificate, config))
+    said += spread_lines(entry, config)
     for name, found in (entry.realised or {}).items():
         risks = "  ".join(
-            f"{RISKS[risk].abbreviation} {_number(value)}" for risk, value in found.risks.items()
+            f"{RISKS[risk].abbreviation} {_number(share.value)}"
+            for risk, share in found.risks.items()
         )
         said.append(
-            f"realised by {name:<8} {risks} (non-empty {_number(found.fdr_nonempty)})  "
-            f"empty {_number(found.empty)}  full {_number(found.full)}  "
-            f"classes {_number(found.size)}"
+            f"realised by {name:<8} {risks} (non-empty {_number(found.fdr_nonempty.value)})  "
+            f"empty {_number(found.empty.value)}  full {_number(found.full.value)}  "
+            f"size {_number(found.size.value)}"
         )
+    said += entry.notes
     if entry.resplits:
-        said += _resplit_lines(entry.resplits, config)
+        said += _resplit_lines(entry.resplits, report)
     return said
 
 
-def _resplit_lines(resplits: Resplits, config: Config) -> list[str]:
-    begin = f"{plural(resplits.times, 'cut')} by patient"
+def spread_lines(entry: Entry, config: Config) -> list[str]:
+    """The range of the risk of single calibrations of this size."""
+    risk, alpha = config.target_risk.abbreviation, entry.certificate.alpha
+    begin = f"single calibrations of this size have {risk}"
+    if not isinstance(entry.spread, dict):
+        return [f"{begin} {_spread(entry.spread, alpha)}"] if entry.spread else []
+    known = {name: found for name, found in entry.spread.items() if found}
+    width = max(map(len, known), default=0)
+    rows = [f"  {name:<{width}} {_spread(found, alpha)}" for name, found in known.items()]
+    return [f"{begin} of each class", *rows] if rows else []
+
+
+def _spread(found: Spread, alpha: str) -> str:
+    low, high = found.interval
+    return f"{low:.3f} to {high:.3f} (95 %), {found.above_alpha:.0%} of them above {alpha}"
+
+
+def _spread_section(entry: Entry, config: Config) -> list[str]:
+    if not isinstance(entry.spread, dict):
+        said = spread_lines(entry, config)
+        return ["", f"{said[0][0].upper()}{said[0][1:]}."] if said else []
+    page = [
+        "",
+        f"| class | {config.target_risk.abbreviation} of single calibrations of this size |",
+        "|---|---|",
+    ]
+    return page + [
+        f"| {name} | {_spread(found, entry.certificate.alpha) if found else 'n/a'} |"
+        for name, found in entry.spread.items()
+    ]
+
+
+def _resplit_lines(resplits: Resplits, report: Report) -> list[str]:
+    config = report.config
+    begin = f"{plural(resplits.times, 'cut')} by {report.cut_by}"
     if resplits.classes is not None:
         width = max(map(len, resplits.classes))
         by_class = [f"  {name:<{width}} {_cuts(s)}" for name, s in resplits.classes.items()]
-        return [f"{begin}, realised {config.target_risk.label} of each class", *by_class]
+        label = config.target_risk.label
+        return [
+            f"{begin}, realised {label} of each class; the share above alpha errs with both halves",
+            *by_class,
+        ]
     whole = resplits.whole or RiskSummary(0)
-    return [f"{begin}: {whole.certified:,} certify, realised risk {_cuts(whole)}"]
+    found = "have a threshold" if config.method == "crc" else "certify"
+    errs = "" if whole.interval is None else ", which errs with both halves"
+    return [f"{begin}: {whole.certified:,} {found}, realised risk {_cuts(whole)}{errs}"]
 
 
 def _cuts(found: RiskSummary) -> str:
@@ -219,42 +352,48 @@ def _cuts(found: RiskSummary) -> str:
     low, high = found.interval
     return (
         f"{found.mean:.4f} on average, 5-95 % {low:.4f}-{high:.4f}, "
-        f"above alpha in {found.above_alpha:.1%}"
+        f"{found.halves_above_alpha:.1%} of the evaluation halves above alpha"
     )
 
 
 def markdown(report: Report) -> str:
     """The report as a page for people."""
-    page = [f"# {report.title}", "", report.rows]
+    page = [f"# {report.title}", "", report.classes, "", report.rows]
+    for note in report.notes:
+        page += ["", f"{note[0].upper()}{note[1:]}."]
     for warning in report.warnings:
         page += ["", f"**Warning.** {warning}."]
+    page += ["", report.config.target_risk.definition]
     for entry in report.entries:
-        page += ["", f"## alpha = {entry.certificate.alpha}", "", *_section(entry)]
+        page += ["", f"## alpha = {entry.certificate.alpha}", "", *_section(entry, report)]
     return "\n".join(page) + "\n"
 
 
-def _section(entry: Entry) -> list[str]:
+def _section(entry: Entry, report: Report) -> list[str]:
     certificate = entry.certificate
     if not certificate.certified:
         return [f"Nothing is certified: {certificate.reason}."]
-    page = [str(entry.guarantee), "", f"Threshold: {threshold_text(entry)}.", ""]
-    page.append(f"{counting(certificate)}.")
+    page = [*_threshold_table(entry, report.config), "", str(entry.guarantee), ""]
+    page.append(f"{counting(certificate, report.config)}.")
+    page += _spread_section(entry, report.config)
+    for note in entry.notes:
+        page += ["", f"{note[0].upper()}{note[1:]}."]
     if entry.realised is None or entry.class_metrics is None:
         page += ["", "No labelled rows for evaluation: no realised metrics."]
     else:
         page += ["", *_realised_table(entry.realised), "", *_class_table(entry.class_metrics)]
     if entry.resplits:
-        page += ["", *_resplits_table(entry.resplits)]
+        page += ["", *_resplits_table(entry.resplits, report.cut_by)]
     for name in entry.plots:
-        page += ["", f"![{_TITLES[name]}]({name})"]
+        page += ["", f"![{TITLES[name.partition('_')[0]]}]({name})"]
     return page
 
 
-_TITLES = {
-    "risk.png": "Risk against threshold",
-    "resplits.png": "Realised risk over re-splits",
-    "sizes.png": "Set sizes",
-    "classes.png": "Recall and false share by class",
+TITLES = {
+    "risk": "Risk against threshold",
+    "resplits": "Realised risk over re-splits",
+    "sizes": "Set sizes",
+    "classes": "Recall and false share by class",
 }
 _ROWS = {
     "fdr_nonempty": "FDR of non-empty sets",
@@ -268,28 +407,38 @@ _ROWS = {
 
 def _realised_table(found: dict[str, SetMetrics]) -> list[str]:
     texts = {name: f"{risk.abbreviation}, {risk.meaning}" for name, risk in RISKS.items()} | _ROWS
-    columns = [found[weighting].to_json() for weighting in WEIGHTINGS]
-    return ["| realised | by image | by patient |", "|---|---|---|"] + [
-        f"| {text} | " + " | ".join(_number(column[name]) for column in columns) + " |"
+    columns = [metrics.estimates() for metrics in found.values()]
+    page = [f"| realised, 95 % interval | {' | '.join(f'by {name}' for name in found)} |"]
+    page.append("|---" * (1 + len(found)) + "|")
+    return page + [
+        f"| {text} | " + " | ".join(_interval(column[name]) for column in columns) + " |"
         for name, text in texts.items()
     ]
 
 
 def _class_table(found: dict[str, ClassMetrics]) -> list[str]:
-    page = [
-        "| class | positives | recall by image | by patient | FDR by image | by patient |",
-        "|---|---|---|---|---|---|",
-    ]
+    weightings = list(next(iter(found.values())).shares)
+    heads = [f"{share} by {name}" for share in ("recall", "FDR") for name in weightings]
+    page = [f"| class | positives | {' | '.join(heads)} |", "|---" * (2 + len(heads)) + "|"]
     for name, row in found.items():
-        shares = row.image.recall, row.patient.recall, row.image.fdr, row.patient.fdr
-        page.append(f"| {name} | {row.positives} | " + " | ".join(map(_interval, shares)) + " |")
+        shares = [row.shares[w].recall for w in weightings]
+        shares += [row.shares[w].fdr for w in weightings]
+        cells = " | ".join(map(_interval, shares))
+        page.append(f"| {name} | {positives_text(row)} | {cells} |")
     return page
 
 
-def _resplits_table(resplits: Resplits) -> list[str]:
+def positives_text(row: ClassMetrics) -> str:
+    """ "10 in 2 patients"; "10" where patients are not known."""
+    if "patient" not in row.shares:
+        return f"{row.positives:,}"
+    return f"{row.positives:,} in {plural(row.patients, 'patient')}"
+
+
+def _resplits_table(resplits: Resplits, cut_by: str) -> list[str]:
     page = [
-        f"| realised risk over {plural(resplits.times, 'cut')} by patient | mean | median "
-        "| 5-95 % | above alpha |",
+        f"| realised risk over {plural(resplits.times, 'cut')} by {cut_by} | mean | median "
+        "| 5-95 % | evaluation halves above alpha, which errs with both halves |",
         "|---|---|---|---|---|",
     ]
     whole = {"all classes": resplits.whole or RiskSummary(0)}
@@ -299,29 +448,54 @@ def _resplits_table(resplits: Resplits) -> list[str]:
             low, high = found.interval
             values = (
                 f"{found.mean:.3f} | {found.median:.3f} | {low:.3f}-{high:.3f} | "
-                f"{found.above_alpha:.1%}"
+                f"{found.halves_above_alpha:.1%}"
             )
         page.append(f"| {name} | {values} |")
     return page
 
 
-def threshold_text(entry: Entry) -> str:
+def threshold_rows(entry: Entry) -> dict[str, tuple[str, str]]:
+    """Each class's threshold and number of units; "all classes" where they share one.
+
+    A threshold is the shortest text that reads back to the same number.
+    """
     certificate = entry.certificate
     thresholds = certificate.thresholds_by_name(entry.classes)
     units = certificate.units_by_name(entry.classes)
     if thresholds is None or units is None:
-        return f"p >= {certificate.threshold:.6g}"
-    return ", ".join(
-        f"{name} {'always in the set' if t is None else f'p >= {t:.4g}'} (n = {units[name]})"
+        return {"all classes": (f"p >= {certificate.threshold!r}", f"{certificate.n_units:,}")}
+    return {
+        name: ("always in the set" if t is None else f"p >= {t!r}", f"{units[name]:,}")
         for name, t in thresholds.items()
-    )
+    }
 
 
-def counting(certificate: Certificate) -> str:
+def _threshold_lines(entry: Entry, config: Config) -> list[str]:
+    rows = threshold_rows(entry)
+    if not config.per_class:
+        return [f"threshold: {threshold}" for threshold, _ in rows.values()]
+    width = max(map(len, rows))
+    return ["threshold of each class"] + [
+        f"  {name:<{width}} {threshold} ({units} {config.unit}s)"
+        for name, (threshold, units) in rows.items()
+    ]
+
+
+def _threshold_table(entry: Entry, config: Config) -> list[str]:
+    rows = threshold_rows(entry)
+    page = [f"| class | threshold | {config.unit}s |", "|---|---|---|"]
+    return page + [f"| {name} | {t} | {units} |" for name, (t, units) in rows.items()]
+
+
+def counting(certificate: Certificate, config: Config) -> str:
     """The units and images that counted in a calibration, and the bound that it reached."""
-    found = f"{certificate.n_units:,} units with {certificate.n_images:,} images counted"
+    found = plural(certificate.n_images, "image")
+    if config.unit == "patient":
+        found = f"{plural(certificate.n_units, 'patient')} with {found}"
     bound = certificate.bound
-    return found if bound is None else f"{found}; bound or p-value {bound:.4g}"
+    return f"{found} counted" + (
+        "" if bound is None else f"; {BOUNDS[config.method]} {bound:.4g} at the threshold"
+    )
 
 
 def _number(value: float | None) -> str:
@@ -329,6 +503,6 @@ def _number(value: float | None) -> str:
 
 
 def _interval(share: Estimate) -> str:
-    if share.value is None or share.interval is None:
-        return "n/a"
+    if share.interval is None:
+        return _number(share.value)
     return f"{share.value:.3f} ({share.interval[0]:.3f}-{share.interval[1]:.3f})"

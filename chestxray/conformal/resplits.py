@@ -1,10 +1,18 @@
-"""The realised risk over many random cuts by patient into calibration and evaluation."""
+"""The risk of other calibrations: over cuts by patient, and over resamples of the units."""
+
+from dataclasses import dataclass
+from fractions import Fraction
 
 import numpy as np
 
-from chestxray.conformal.calibrate import Config, Rows, loss_curves, loss_table
+from chestxray.bootstrap import patient_resamples, percentile_interval
+from chestxray.conformal.calibrate import Rows, betting_order, loss_curves, loss_table
 from chestxray.conformal.control import largest_controlled, ltt_thresholds, rcps_threshold
+from chestxray.conformal.options import Config
 from chestxray.conformal.risks import GRID, GridLosses, LossCurves, unit_codes
+
+LEVEL = 0.95  # of the spread of single calibrations
+_RESAMPLES = 1000
 
 
 def cut_patients(n: int, fraction: float, rng: np.random.Generator) -> np.ndarray:
@@ -39,7 +47,8 @@ def resplit(rows: Rows, alpha: str, config: Config) -> tuple[np.ndarray, np.ndar
         return _realised(curves, cuts, thresholds), thresholds
     losses = loss_table(counting, config)
     if config.method == "rcps":
-        orders = (rng.permutation(np.flatnonzero(cut)) for cut in cuts)
+        bets = betting_order(np.unique(counting.units))
+        orders = (bets[cut[bets]] for cut in cuts)
         found = [rcps_threshold(losses, float(alpha), config.delta, order) for order in orders]
         thresholds = np.array(found)
     else:
@@ -47,6 +56,45 @@ def resplit(rows: Rows, alpha: str, config: Config) -> tuple[np.ndarray, np.ndar
         np.maximum.at(largest, codes, counting.scores.max(axis=1))
         thresholds = _ltt_thresholds(losses, largest, cuts, alpha, config)
     return _realised(GridLosses(losses), cuts, thresholds), thresholds
+
+
+@dataclass(frozen=True)
+class Spread:
+    """The risk of single calibrations of this size, where CRC promises their average.
+
+    Attributes:
+        interval: LEVEL of them lie in it.
+        above_alpha: the share that lies above alpha.
+    """
+
+    interval: tuple[float, float]
+    above_alpha: float
+
+
+def single_calibrations(curves: LossCurves, n: int, alpha: str, config: Config) -> Spread | None:
+    """Spread of the risk over single CRC calibrations, by a bootstrap of the calibration units.
+
+    Each resample of the units gives a threshold, whose risk is taken on the units themselves.
+
+    Args:
+        curves: the losses of the n units that calibrated.
+        n: how many.
+        alpha: as in calibrate.
+        config: with the seed.
+
+    Returns:
+        None where n units are too few for alpha.
+    """
+    allowed = (n + 1) * Fraction(alpha) - 1
+    if not n or allowed < 0:
+        return None
+    rng = np.random.default_rng([config.seed, 4])
+    blocks = patient_resamples(n, _RESAMPLES, rng)
+    risks = np.hstack([curves.resampled_risks(times, allowed) for times in blocks])
+    if np.isnan(risks).all():
+        return None
+    low, high = percentile_interval(risks[:, None], LEVEL)[:, 0]
+    return Spread((float(low), float(high)), float((risks > float(alpha)).mean()))
 
 
 def resplit_per_class(rows: Rows, alpha: str, config: Config) -> np.ndarray:

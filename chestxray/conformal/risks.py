@@ -16,6 +16,7 @@ import numpy as np
 
 from chestxray.runtime.text import plural
 
+_AT_ONCE = 2_000_000  # losses summed at once
 # Thresholds fixed before any data are seen: quantiles of the calibration scores would void tests.
 GRID = 1 / (1 + np.exp(-np.linspace(-12, 12, 1000)))
 
@@ -39,6 +40,20 @@ class LossCurves(Protocol):
     def risk(self, threshold: float, chosen: np.ndarray) -> float:
         """Mean loss at a threshold of the chosen units, (G,) bool, at least one."""
 
+    def resampled_risks(self, times: np.ndarray, allowed: Fraction) -> np.ndarray:
+        """Mean loss of all units at the largest threshold of each resample of them.
+
+        Args:
+            times: (B, G) whole numbers, how often each unit is in each resample.
+            allowed: as in largest_threshold, at least 0.
+
+        Returns:
+            (B,); NaN where a resample has no threshold.
+        """
+
+    def steps(self) -> tuple[np.ndarray, np.ndarray]:
+        """Thresholds (S,), ascending, and the mean loss (S,) from above the last one up to each."""
+
 
 @dataclass(frozen=True)
 class Risk(ABC):
@@ -53,6 +68,7 @@ class Risk(ABC):
         name: of --risk, and the key of its realised value in report.json.
         abbreviation, label: for titles and axes ("FNR", "miss rate").
         meaning: completes "the ... is at most alpha".
+        definition: a sentence that says what is averaged, for those who quote the risk.
         monotone: the loss never falls as the threshold rises; CRC and RCPS need that.
         strict_last: the safe end of the grid is its last threshold (empty sets), not its first.
         by_class: it can be controlled for each class alone, over the units with the class.
@@ -92,6 +108,10 @@ class Risk(ABC):
     def curves(self, targets: np.ndarray, scores: np.ndarray, codes: np.ndarray) -> LossCurves:
         """The losses as functions of the threshold; arguments as in losses."""
         return GridLosses(self.losses(targets, scores, codes))
+
+    @property
+    def definition(self) -> str:
+        return f"{self.abbreviation} is the mean {self.label} of an image: {self.meaning}."
 
     @property
     def methods(self) -> tuple[str, ...]:
@@ -144,6 +164,13 @@ class MissRate(Risk):
         return Misses(targets, scores, codes)
 
     @property
+    def definition(self) -> str:
+        return (
+            "FNR is the mean miss rate of an image: the share of its positive classes that its set "
+            "misses."
+        )
+
+    @property
     def counted(self) -> str:
         return "with a positive class" if self.no_positive == "drop" else ""
 
@@ -170,6 +197,14 @@ class FalseDiscoveryRate(Risk):
 
     def losses(self, targets: np.ndarray, scores: np.ndarray, codes: np.ndarray) -> np.ndarray:
         return false_discovery_rates(targets, scores, codes, self.empty)
+
+    @property
+    def definition(self) -> str:
+        return (
+            "FDR is the mean false share of a set: the share of its classes that the image does "
+            f"not have, {self.empty:g} for an empty set. It is not 1 - precision, the false share "
+            "of all classes given out."
+        )
 
     @property
     def convention(self) -> str:
@@ -296,6 +331,14 @@ class GridLosses:
     def risk(self, threshold: float, chosen: np.ndarray) -> float:
         return float(self.losses[chosen, int(np.searchsorted(GRID, threshold))].mean())
 
+    def resampled_risks(self, times: np.ndarray, allowed: Fraction) -> np.ndarray:
+        above = times.astype(float) @ self.losses > float(allowed)
+        safe = np.where(above.any(axis=1), above.argmax(axis=1), len(GRID))
+        return np.r_[np.nan, self.losses.mean(axis=0)][safe]
+
+    def steps(self) -> tuple[np.ndarray, np.ndarray]:
+        return GRID, self.losses.mean(axis=0)
+
 
 class Misses:
     """Miss rates at every threshold, exactly: the positives in the order in which it misses them.
@@ -307,6 +350,7 @@ class Misses:
     least = Fraction(0)  # below all scores nothing is missed
 
     def __init__(self, targets: np.ndarray, scores: np.ndarray, codes: np.ndarray) -> None:
+        self.n_units = len(np.unique(codes))
         row, column = np.nonzero(targets)
         scored = scores[row, column]
         order = np.argsort(scored, kind="stable")
@@ -336,6 +380,25 @@ class Misses:
     def risk(self, threshold: float, chosen: np.ndarray) -> float:
         missed = chosen[self.units] & (self.scores < threshold)
         return float(self.weights[missed].sum() / chosen.sum())
+
+    def resampled_risks(self, times: np.ndarray, allowed: Fraction) -> np.ndarray:
+        limit = float(allowed) * (1 + 1e-9)  # a sum of weights misses a whole number by rounding
+        block = max(1, _AT_ONCE // max(1, len(self.scores)))
+        missed = [
+            (np.cumsum(part[:, self.units] * self.weights, axis=1) <= limit).sum(axis=1)
+            for part in np.split(times, range(block, len(times), block))
+        ]
+        return np.r_[self._risks_at_scores(), self.weights.sum() / self.n_units][np.hstack(missed)]
+
+    def steps(self) -> tuple[np.ndarray, np.ndarray]:
+        thresholds, first = np.unique(np.r_[self.scores, 1.0], return_index=True)
+        risks = np.r_[self._risks_at_scores(), self.weights.sum() / self.n_units]
+        return thresholds, risks[first]
+
+    def _risks_at_scores(self) -> np.ndarray:
+        """The mean loss where each score is the threshold: those below it are missed."""
+        sums = np.r_[0.0, np.cumsum(self.weights)]
+        return sums[np.searchsorted(self.scores, self.scores, side="left")] / self.n_units
 
     def _sum(self, inside: slice | np.ndarray, count: int) -> Fraction:
         values, times = np.unique(self.denominators[inside][:count], return_counts=True)

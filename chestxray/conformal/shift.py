@@ -9,20 +9,15 @@ _LEVEL = 0.99  # of the interval
 _RESAMPLES = 2000
 
 
-def patient_key(text: str) -> str:
-    """The key by which patients are compared: 13 and 00000013 are one."""
-    return text.lstrip("0") or "0" if text.isdigit() else text
-
-
 def patient_counts(targets: np.ndarray, patients: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Count images and positives by patient, for the bootstrap.
 
     Args:
         targets: (N, K), 0 or 1.
-        patients: (N,) names.
+        patients: (N,) keys.
 
     Returns:
-        (G,) sorted names and (G, 1 + K) whole numbers: images, and positives of each class.
+        (G,) sorted keys and (G, 1 + K) whole numbers: images, and positives of each class.
     """
     names, codes = np.unique(patients, return_inverse=True)
     counts = np.zeros((len(names), 1 + targets.shape[1]), dtype=np.int64)

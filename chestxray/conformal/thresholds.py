@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -10,7 +11,8 @@ from typing import Any, NoReturn
 import numpy as np
 
 import chestxray
-from chestxray.conformal.calibrate import Certificate, Config
+from chestxray.conformal.calibrate import Certificate
+from chestxray.conformal.options import Config
 from chestxray.conformal.risks import RISKS
 from chestxray.conformal.shift import patient_counts
 from chestxray.runtime.files import file_digest
@@ -60,11 +62,10 @@ def text(source: Path, cal: Scores, certificates: list[Certificate], config: Con
             **{name: metadata.version(name) for name in ("numpy", "scipy")},
         },
     }
-    names, counts = patient_counts(
-        cal.targets, cal.image_names if cal.patients is None else cal.patients
-    )
+    keys = cal.patient_keys
+    names, counts = patient_counts(cal.targets, cal.image_names if keys is None else keys)
     calibration = {
-        "patients": None if cal.patients is None else names.tolist(),
+        "patients": None if keys is None else shown_patients(cal, names),
         "images_and_positives_of_each": counts.tolist(),
         "images": cal.image_names.tolist(),
     }
@@ -74,14 +75,23 @@ def text(source: Path, cal: Scores, certificates: list[Certificate], config: Con
     return f'{readable},\n  "calibration": {compact}\n}}\n'
 
 
+def shown_patients(table: Scores, keys: Iterable[str]) -> list[str]:
+    """Patients, named by their keys, as the file spells them."""
+    assert table.patients is not None and table.patient_keys is not None
+    spelling = dict(zip(table.patient_keys, table.patients, strict=True))
+    return [spelling[key] for key in keys]
+
+
 def read(path: Path) -> StoredThresholds:
     """Read a thresholds.json, and refuse what was cut short or edited into nonsense.
 
     Raises:
+        FileNotFoundError: it is not there.
         ValueError: it is not one; says why.
     """
+    content = path.read_bytes()
     try:
-        stored = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
+        stored = json.loads(content.decode(), parse_constant=_refuse_constant)
         return _parsed(stored)
     except (KeyError, TypeError, AttributeError) as error:
         missing = f"{error} is missing" if isinstance(error, KeyError) else "a part is missing"
@@ -121,6 +131,8 @@ def _check(config: Config) -> None:
         "empty": (0, 1),
         "fwer": ("fst", "holm"),
         "per_class": (True, False),
+        "untouched": (True, False),
+        "include_no_finding": (True, False),
     }
     for name, values in allowed.items():
         if getattr(config, name) not in values:

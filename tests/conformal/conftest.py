@@ -14,6 +14,7 @@ from chestxray.scores import write_scores
 def command(capsys: pytest.CaptureFixture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """The command as a function of its words, in a folder where s.csv lies."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "100000")  # sentences on one line each
     write_scores(Path("s.csv"), drawn())
 
     def call(*words: object) -> Answer:

@@ -131,8 +131,8 @@ def test_calibration_on_training_rows_is_warned_of_for_good(
     table.splits[:] = split
     write_scores(Path("s.csv"), table)
     said = command("s.csv", "--alpha", 0.2, "--from", split, "--resplits", 0, "--out", "o")
-    assert said.code == 0 and f"warning: calibrated on the split {split}" in said.out
-    assert why in said.out and "No promise for fresh patients" in said.out
+    assert said.code == 0 and f"warning: rows of the split {split}: " in said.out
+    assert why in said.out and "No promise holds" in said.out
     assert why in Path("o/report.md").read_text(encoding="utf-8")
     assert strict_json(Path("o/report.json"))["promise_holds"] is False
     write_scores(Path("fresh.csv"), drawn(150, seed=9, first=5000))
@@ -160,7 +160,7 @@ def test_the_promise_is_taken_back_unless_rows_are_fresh(
         holds, sentence = promise_of(name)
         assert said.code == 0 and sentence in said.out
         assert holds == (name == "fresh")
-        assert sentence.startswith("Expectation" if holds else "No promise carries over to these")
+        assert sentence.startswith("For a new" if holds else "No promise carries over to these")
         assert sentence in Path(name, "report.md").read_text(encoding="utf-8")
 
 
@@ -211,16 +211,19 @@ def test_applying_replaces_no_calibration_nor_foreign_files(command: Command) ->
     before = {path: path.read_bytes() for path in Path().rglob("*") if path.is_file()}
     for words in (
         ("--apply", "o/thresholds.json", "--out", "o"),
+        ("--apply", "o/thresholds.json", "--out", "o", "--overwrite"),
         ("--apply", "o/thresholds.json", "--out", "theirs"),
         ("--alpha", 0.2, "--out", "theirs"),
+        ("--alpha", 0.2, "--out", "theirs/sets.csv"),
     ):
         said = command("s.csv", *words)
         assert (said.code, said.out) == (1, "") and said.err.count("\n") == 1
-        assert "sets.csv" in said.err and "--out names another folder" in said.err
+        assert "--out names a" in said.err
     assert before == {path: path.read_bytes() for path in Path().rglob("*") if path.is_file()}
-    for _ in range(2):  # what an application wrote, another may replace; a calibration may not
+    for _ in range(2):  # the same again is the same
         assert command("s.csv", "--apply", "o/thresholds.json", "--out", "a").code == 0
     assert command("s.csv", "--alpha", 0.2, "--out", "a").code == 1
+    assert command("s.csv", "--alpha", 0.2, "--out", "a", "--overwrite").code == 0
 
 
 NOT_THRESHOLDS: dict[str, Callable[[str], str]] = {

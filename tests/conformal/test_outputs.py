@@ -7,13 +7,14 @@ from pathlib import Path
 
 import pytest
 from conformal_helpers import (
-    CLASSES,
+    ALPHAS,
+    COUNTED,
     FILES,
-    PLOTS,
     RUNS,
     Command,
     averaged,
     chosen,
+    plots,
     rows_of,
     strict_json,
 )
@@ -23,8 +24,8 @@ from chestxray.scores import read_scores
 
 @pytest.mark.parametrize("name", RUNS)
 def test_all_files_and_plots_are_written(name: str, runs: Callable[[str], Path]) -> None:
-    assert {path.name for path in runs(name).iterdir()} == FILES | PLOTS
-    for plot in PLOTS:
+    assert {path.name for path in runs(name).iterdir()} == FILES | plots(*ALPHAS[name])
+    for plot in plots(*ALPHAS[name]):
         assert (runs(name) / plot).read_bytes().startswith(b"\x89PNG")
 
 
@@ -92,7 +93,11 @@ def test_realised_metrics_equal_a_plain_count_of_sets_csv(
         expected = {what: averaged(values, by) for what, values in found.items()}
         expected["precision"] = expected["right"] / expected["size"]
         expected["recall"] = expected.pop("right") / expected.pop("wanted")
-        assert level["realised"][by] == pytest.approx(expected, abs=1e-12)
+        realised = level["realised"][by]
+        assert {k: v["value"] for k, v in realised.items()} == pytest.approx(expected, abs=1e-12)
+        for share in realised.values():
+            low, high = share["interval"]
+            assert 0 <= low <= share["value"] <= high
 
 
 @pytest.mark.parametrize("name", ["crc", "fst", "per-class"])
@@ -111,6 +116,7 @@ def test_class_metrics_equal_a_plain_count_of_sets_csv(
         having = [row for row in rows if column in chosen(row, "labels")]
         taking = [row for row in rows if column in chosen(row)]
         assert metrics["positives"] == len(having)
+        assert metrics["patients"] == len({row["patient"] for row in having})
         assert metrics["selected"] == len(taking)
         recall = averaged([(r["patient"], column in chosen(r)) for r in having], by)
         false = averaged([(r["patient"], column not in chosen(r, "labels")) for r in taking], by)
@@ -136,40 +142,36 @@ def test_thresholds_json_holds_options_source_and_versions(
         "fwer": "holm",
         "per_class": False,
         "from": "test",
+        "untouched": False,
         "exclude": [],
+        "include_no_finding": False,
         "cal_fraction": 0.5,
         "resplits": 5,
         "seed": 0,
     }
     excluding = strict_json(runs("crc-zero") / "thresholds.json")["choices"]
-    assert excluding["exclude"] == ["No Finding"] and excluding["no_positive"] == "zero"
+    assert excluding["exclude"] == ["Mass"] and excluding["no_positive"] == "zero"
     assert strict_json(runs("per-class") / "thresholds.json")["choices"]["per_class"] is True
-    assert held["classes"] == list(CLASSES)
+    assert held["classes"] == list(COUNTED)
     assert len(held["sha256"]) == 64 and {"chestxray", "numpy", "scipy"} <= set(held["versions"])
-    assert strict_json(runs("crc-zero") / "thresholds.json")["classes"] == [
-        "Effusion",
-        "Mass",
-        "Hernia",
-    ]
+    assert strict_json(runs("crc-zero") / "thresholds.json")["classes"] == ["Effusion", "Hernia"]
 
 
 def test_each_method_states_its_guarantee_and_for_whom(
     runs: Callable[[str], Path],
 ) -> None:
     expected = {
-        "crc": ("Expectation", "0.1", "a new patient's images", "half of all calibrations"),
-        "crc-image": ("Expectation", "0.2", "a new image with a positive class", "images"),
+        "crc": ("in expectation", "0.1", "a new patient's images", "single ones lie above"),
+        "crc-image": ("in expectation", "0.2", "a new image with a positive class", "images"),
         "rcps": ("probability at least 0.8", "0.25", "a new patient's images", "FNR"),
         "fst": ("probability at least 0.9", "0.5", "a new patient's images", "FDR"),
-        "per-class": ("Expectation", "0.25", "each class by itself"),
+        "per-class": ("in expectation", "0.25", "each class by itself"),
     }
     for name, parts in expected.items():
         sentence = strict_json(runs(name) / "report.json")["levels"][0]["guarantee"]
         assert all(part in sentence for part in parts), sentence
-        assert sentence.count(". ") == 0 and sentence.endswith(".")
+        assert sentence.count(". ") == 1 and sentence.endswith(".")
         assert sentence in (runs(name) / "report.md").read_text(encoding="utf-8")
-    probable = strict_json(runs("rcps") / "report.json")["levels"][0]["guarantee"]
-    assert "Expectation" not in probable
 
 
 @pytest.mark.parametrize("name", ["crc", "per-class"])
@@ -177,10 +179,10 @@ def test_the_page_links_its_plots_and_shows_the_resplits(
     name: str, runs: Callable[[str], Path]
 ) -> None:
     page = (runs(name) / "report.md").read_text(encoding="utf-8")
-    assert set(re.findall(r"!\[[^]]+\]\(([^)]+)\)", page)) == PLOTS
+    assert set(re.findall(r"!\[[^]]+\]\(([^)]+)\)", page)) == plots(*ALPHAS[name])
     cuts = strict_json(runs(name) / "report.json")["levels"][0]["resplits"]
     by_class = cuts.get("classes", {"all classes": cuts})
-    assert set(by_class) == ({"all classes"} if name == "crc" else set(CLASSES))
+    assert set(by_class) == ({"all classes"} if name == "crc" else set(COUNTED))
     for row, found in by_class.items():
         line = next(t for t in page.split("cuts by patient")[1].splitlines() if f"| {row} |" in t)
         assert f"{found['mean']:.3f} | {found['median']:.3f} |" in line
@@ -191,7 +193,7 @@ def test_the_page_links_no_plot_that_is_missing(command: Command) -> None:
     words = ("--alpha", 0.2, "--cal-fraction", 1, "--out", "o")
     assert command("s.csv", *words).code == 0
     page = Path("o/report.md").read_text(encoding="utf-8")
-    assert re.findall(r"\]\(([^)]+)\)", page) == ["risk.png"]
+    assert re.findall(r"\]\(([^)]+)\)", page) == ["risk_0.2.png"]
 
 
 def test_the_page_shows_all_metrics_of_the_report(runs: Callable[[str], Path]) -> None:
@@ -199,18 +201,30 @@ def test_the_page_shows_all_metrics_of_the_report(runs: Callable[[str], Path]) -
     for level in strict_json(runs("crc") / "report.json")["levels"]:
         part = page.split(f"## alpha = {level['alpha']}\n")[1].split("\n## ")[0]
         for weighting in ("image", "patient"):
-            for value in level["realised"][weighting].values():
-                assert f"{value:.3f}" in part
-        assert all(
-            f"| {name} | {row['positives']} |" in part for name, row in level["classes"].items()
-        )
+            for share in level["realised"][weighting].values():
+                low, high = share["interval"]
+                assert f"{share['value']:.3f} ({low:.3f}-{high:.3f})" in part
+        for name, row in level["classes"].items():
+            assert f"| {name} | {row['positives']} in {row['patients']} patients |" in part
 
 
 def test_excluded_classes_are_in_no_set_and_count_nowhere(runs: Callable[[str], Path]) -> None:
     rows = rows_of(runs("crc-zero") / "sets.csv")
-    assert not any("No Finding" in row["set"] + row["labels"] for row in rows)
+    assert not any("Mass" in row["set"] + row["labels"] for row in rows)
     level = strict_json(runs("crc-zero") / "report.json")["levels"][0]
-    assert "No Finding" not in level["classes"]
+    assert set(level["classes"]) == {"Effusion", "Hernia"}
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_no_finding_is_in_no_set_unless_it_is_asked_for(
+    name: str, runs: Callable[[str], Path]
+) -> None:
+    rows = rows_of(runs(name) / "sets.csv")
+    held = any("No Finding" in chosen(row) | chosen(row, "labels") for row in rows)
+    report = strict_json(runs(name) / "report.json")
+    assert held == (name == "no-finding")
+    assert ("No Finding" in report["counted"]) == held
+    assert any("No Finding takes no part" in note for note in report["notes"]) != held
 
 
 def test_cal_fraction_1_reports_no_realised_metrics(
@@ -221,13 +235,14 @@ def test_cal_fraction_1_reports_no_realised_metrics(
     assert {row["role"] for row in rows_of(Path("o/sets.csv"))} == {"cal"}
     level = strict_json(Path("o/report.json"))["levels"][0]
     assert level["realised"] is None and level["classes"] is None
-    assert {path.name for path in Path("o").iterdir()} == FILES | {"risk.png"}
+    assert {path.name for path in Path("o").iterdir()} == FILES | {"risk_0.2.png"}
 
 
 def test_a_second_run_leaves_no_plot_of_the_first(command: Command) -> None:
     assert command("s.csv", "--alpha", 0.2, "--resplits", 3, "--out", "o").code == 0
-    assert command("s.csv", "--alpha", 0.1, "--cal-fraction", 1, "--out", "o").code == 0
-    assert not Path("o/resplits.png").exists() and not Path("o/sizes.png").exists()
+    words = ("--alpha", 0.1, "--cal-fraction", 1, "--out", "o", "--overwrite")
+    assert command("s.csv", *words).code == 0
+    assert {path.name for path in Path("o").iterdir()} == FILES | {"risk_0.1.png"}
 
 
 def test_resplits_are_in_the_report_and_near_alpha(command: Command) -> None:
@@ -235,7 +250,7 @@ def test_resplits_are_in_the_report_and_near_alpha(command: Command) -> None:
     assert command("s.csv", *words, "--out", "o").code == 0
     found = strict_json(Path("o/report.json"))["levels"][0]["resplits"]
     assert (found["times"], found["certified"]) == (200, 200)
-    assert found["mean"] == pytest.approx(0.2, abs=0.03) and 0.1 < found["above_alpha"] < 0.9
+    assert found["mean"] == pytest.approx(0.2, abs=0.03) and 0.1 < found["halves_above_alpha"] < 0.9
 
 
 def test_the_same_command_twice_writes_the_same_bytes(command: Command) -> None:

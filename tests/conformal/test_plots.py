@@ -2,23 +2,57 @@
 
 import numpy as np
 import pytest
+from conformal_helpers import COUNTED, drawn
 
-from chestxray.conformal import GRID, crc_threshold, miss_rates
-from chestxray.conformal.control import corrected_risk
-from chestxray.conformal.plots import value_at
+from chestxray.conformal import artifacts, plots
+from chestxray.conformal.calibrate import Rows, calibrate
+from chestxray.conformal.options import Config
 
-
-@pytest.mark.parametrize("seed", range(20))
-def test_the_dot_of_a_class_lies_at_or_below_alpha(seed: int) -> None:
-    scores = np.random.default_rng(seed).uniform(size=(9, 1))
-    targets, codes = np.ones((9, 1), dtype=np.uint8), np.arange(9)
-    curve = corrected_risk(miss_rates(targets, scores, codes).mean(axis=0), 9)
-    threshold = crc_threshold(targets, scores, codes, "0.3")
-    assert value_at(threshold, curve) <= 0.3
-    assert value_at(threshold + 0.01, curve) > 0.3
+PER_CLASS = Config(per_class=True)
 
 
-def test_the_value_on_the_grid_is_the_curve_itself() -> None:
-    curve = np.linspace(0, 1, len(GRID))
-    assert value_at(float(GRID[500]), curve) == curve[500]
-    assert value_at(0.0, curve) == curve[0] and value_at(1.0, curve) == curve[-1]
+def rows(seed: int) -> Rows:
+    table = drawn(60, seed=seed)
+    return Rows.from_scores(table.take(np.ones(len(table.image_names), bool), [0, 2, 3]), "patient")
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_class_is_drawn_in_steps_with_its_dot_on_them(seed: int) -> None:
+    """The dot lies at its threshold's corrected risk, counted anew, which meets alpha."""
+    cal = rows(seed)
+    certificate = calibrate(cal, "0.3", PER_CLASS)
+    curves = artifacts._class_curves(cal, PER_CLASS)
+    (axes,) = plots.draw_risk_per_class(curves, certificate, COUNTED, PER_CLASS).axes
+    lines = [line for line in axes.lines if line.get_drawstyle() == "steps-pre"]
+    dots = {line.get_color(): line.get_data() for line in axes.lines if line.get_marker() == "o"}
+    assert len(lines) == 3 and dots
+    for k, line in enumerate(lines):
+        if line.get_color() not in dots:
+            assert certificate.thresholds[k] is None
+            continue
+        (threshold,), (risk,) = dots[line.get_color()]
+        has = cal.targets[:, k] == 1
+        units = np.unique(cal.units[has])
+        missed = [(cal.scores[has & (cal.units == unit), k] < threshold).mean() for unit in units]
+        assert threshold == certificate.thresholds[k]
+        assert risk == pytest.approx((sum(missed) + 1) / (len(units) + 1)) and risk <= 0.3
+        x, y = line.get_data()
+        assert y[np.searchsorted(x, threshold)] == risk
+        assert y[np.searchsorted(x, threshold, side="right")] > 0.3
+
+
+@pytest.mark.parametrize("method", ["crc", "rcps"])
+def test_the_risk_at_the_threshold_meets_alpha_as_drawn(method: str) -> None:
+    cal, config = rows(0), Config(method=method)
+    certificate = calibrate(cal, "0.3", config)
+    figure = plots.draw_risk(*artifacts._curves(cal, certificate, config), certificate, config)
+    names = {line.get_label(): line for line in figure.axes[0].lines}
+    bound = names["corrected for one more" if method == "crc" else "upper bound"]
+    x, y = bound.get_data()
+    assert y[np.searchsorted(x, certificate.threshold)] == pytest.approx(
+        certificate.bound, abs=1e-6
+    )
+    assert certificate.bound <= 0.3
+    assert f"threshold {certificate.threshold!r}" in names
+    spans = {patch.get_label() for patch in figure.axes[0].patches}
+    assert ("certified thresholds" in spans) == (method == "rcps")

@@ -7,9 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conformal_helpers import CLASSES, FILES, PLOTS, Command, drawn, rows_of, strict_json
+from conformal_helpers import CLASSES, FILES, Command, drawn, plots, rows_of, strict_json
 
-from chestxray.conformal import artifacts
+from chestxray.conformal import artifacts, output_folder
 from chestxray.scores import write_scores
 
 
@@ -114,16 +114,17 @@ def test_ctrl_c_is_a_line_and_leaves_the_files_of_one_run(
     """While cutting anew, the earlier files stay; while files are written, all of them are."""
     words = ("s.csv", "--resplits", 5, "--out", "o")
     assert command(*words, "--alpha", 0.1).code == 0
-    plain = getattr(artifacts, function)
+    module = artifacts if function == "resplit" else output_folder
+    plain = getattr(module, function)
 
     def interrupted(*arguments: object) -> object:
         os.kill(os.getpid(), signal.SIGINT)
         return plain(*arguments)
 
-    monkeypatch.setattr(artifacts, function, interrupted)
-    said = command(*words, "--alpha", 0.2)
+    monkeypatch.setattr(module, function, interrupted)
+    said = command(*words, "--alpha", 0.2, "--overwrite")
     assert (said.code, said.err) == (130, "stopped by SIGINT\n")
     report, stored = (strict_json(Path(f"o/{name}.json")) for name in ("report", "thresholds"))
     written = 0.1 if function == "resplit" else 0.2
     assert [float(level["alpha"]) for level in report["levels"] + stored["levels"]] == 2 * [written]
-    assert {path.name for path in Path("o").iterdir()} == FILES | PLOTS
+    assert {path.name for path in Path("o").iterdir()} == FILES | plots(written)

@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pytest
 
-from chestxray.conformal.shift import describe_shift, patient_counts, patient_key
+from chestxray.conformal.shift import describe_shift, patient_counts
 
 
 def counts(patients: int, prevalence: float, alike: float, rng: np.random.Generator) -> np.ndarray:
@@ -64,8 +64,3 @@ def test_images_and_positives_are_counted_by_patient() -> None:
         np.array([[1, 0], [1, 1], [0, 1]], dtype=np.uint8), np.array(["b", "a", "b"], dtype=object)
     )
     assert names.tolist() == ["a", "b"] and found.tolist() == [[1, 1, 1], [2, 1, 1]]
-
-
-@pytest.mark.parametrize(("text", "key"), [("00000013", "13"), ("000", "0"), ("p07", "p07")])
-def test_a_number_is_compared_without_its_leading_zeros(text: str, key: str) -> None:
-    assert patient_key(text) == key

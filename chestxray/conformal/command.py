@@ -1,0 +1,130 @@
+"""The steps of a calibration: read, choose rows, cut by patient, calibrate, evaluate, write."""
+
+import argparse
+import sys
+from dataclasses import replace
+
+import numpy as np
+
+from chestxray.conformal import artifacts, output_folder
+from chestxray.conformal.apply import take_split
+from chestxray.conformal.calibrate import (
+    Certificate,
+    Rows,
+    calibrate,
+    risk_table,
+    smallest_alpha,
+)
+from chestxray.conformal.metrics import prediction_sets, realised
+from chestxray.conformal.options import FRESH, Config, config_of, unique_alphas
+from chestxray.conformal.report import left_out_note
+from chestxray.conformal.resplits import cut_patients
+from chestxray.conformal.risks import RISKS
+from chestxray.labels import is_no_finding
+from chestxray.runtime.files import file_digest
+from chestxray.runtime.text import join_limited, plural
+from chestxray.scores import Scores, read_scores
+
+FRONTIER = [f"{percent / 100:g}" for percent in range(5, 75, 5)]
+
+
+def calibrate_and_evaluate(args: argparse.Namespace) -> int:
+    """Do what the flags ask for; returns the exit code."""
+    alphas = unique_alphas(args.alpha or [])
+    table = select(read_scores(args.csv), args)
+    split = None if table.splits is None else str(table.splits[0])
+    config = replace(config_of(args), split=split)
+    folder = args.out or output_folder.default_folder(args.csv, config)
+    if alphas and not args.overwrite:
+        digest = file_digest(args.csv)
+        output_folder.refuse_other_calibration(folder, config, alphas, args.csv, digest)
+    rows = Rows.from_scores(table, args.unit)
+    if alphas or args.frontier:
+        rows.counting(config)  # refuses what --no-positive error does, before anything is written
+    if args.npz:
+        artifacts.write_npz(args.npz, rows)
+        print(f"wrote {args.npz}")
+    if args.frontier:
+        print(frontier(rows, config))
+    if not alphas:
+        return 0
+
+    calibrates = draw_calibration(rows, config)
+    cal = rows.take(calibrates)
+    certificates = [calibrate(cal, alpha, config) for alpha in alphas]
+    if not any(certificate.certified for certificate in certificates):
+        return refuse(certificates, cal, config)
+    print("\n".join(artifacts.write(folder, args.csv, table, calibrates, certificates, config)))
+    return 0
+
+
+def select(table: Scores, args: argparse.Namespace) -> Scores:
+    """The rows of the split and the columns of the classes that are asked for."""
+    if table.splits is None:
+        print(
+            f"{args.csv} has no split column: all {plural(len(table.image_names), 'row')} are used"
+        )
+    split = args.split or ("val" if args.frontier else FRESH)
+    table = take_split(args.csv, table, split)
+    unknown = sorted(set(args.exclude) - set(table.classes))
+    if unknown:
+        raise ValueError(
+            f"--exclude {join_limited(unknown)}: the classes are {join_limited(table.classes, 20)}"
+        )
+    left_out = set(args.exclude)
+    if not args.include_no_finding:
+        left_out |= set(filter(is_no_finding, table.classes))
+    kept = [k for k, name in enumerate(table.classes) if name not in left_out]
+    if not kept:
+        raise ValueError(
+            f"no class of {args.csv} counts: {join_limited(sorted(left_out))} left out"
+        )
+    if args.unit == "patient" and table.patients is None:
+        raise ValueError(f"{args.csv} has no patient column: --unit image must be typed")
+    chosen = table.take(np.ones(len(table.image_names), dtype=bool), kept)
+    return replace(chosen, notes=(*table.notes, *left_out_note(table.classes, chosen.classes)))
+
+
+def draw_calibration(rows: Rows, config: Config) -> np.ndarray:
+    """(N,) bool, the images of a random share of the patients."""
+    names, codes = np.unique(rows.patients, return_inverse=True)
+    rng = np.random.default_rng(config.seed)
+    return cut_patients(len(names), config.cal_fraction, rng)[codes]
+
+
+def frontier(rows: Rows, config: Config) -> str:
+    """The cost of each level on these rows, as a table."""
+    losses = risk_table(rows, config)
+    units = plural(len(np.unique(rows.units)), config.unit)
+    columns = ["size", *(risk.abbreviation for risk in RISKS.values()), "empty"]
+    lines = [
+        f"{config.target_risk.abbreviation} by {config.method} on {units}, metrics on the same "
+        "rows, which cannot calibrate once alpha is chosen on them",
+        f"{'alpha':>6}{'threshold':>24}" + "".join(f"{name:>7}" for name in columns),
+    ]
+    for alpha in FRONTIER:
+        certificate = calibrate(rows, alpha, config, losses)
+        if not certificate.certified:
+            lines.append(f"{alpha:>6}   {certificate.reason}")
+            continue
+        sets = prediction_sets(rows.scores, certificate)
+        found = realised(rows, sets, config, resamples=0)[config.unit]
+        values = "".join(
+            f"{'n/a' if value is None else format(value, '.3f'):>7}"
+            for value in (s.value for s in (found.size, *found.risks.values(), found.empty))
+        )
+        threshold = certificate.threshold
+        where = "by class" if threshold is None else repr(threshold)
+        lines.append(f"{alpha:>6}{where:>24}{values}")
+    return "\n".join(lines)
+
+
+def refuse(certificates: list[Certificate], cal: Rows, config: Config) -> int:
+    """Say why nothing is certified, and the smallest alpha that would be (exit 3)."""
+    for found in certificates:
+        print(f"alpha {found.alpha}: nothing is certified, {found.reason}", file=sys.stderr)
+    if not all(found.trivially_met for found in certificates):
+        least = smallest_alpha(cal, config)
+        hint = "none below 1" if least is None else f"{least} (needs fresh calibration rows)"
+        print(f"the smallest certifiable alpha on these rows: {hint}", file=sys.stderr)
+    return 3

@@ -1,0 +1,136 @@
+"""The output folder of a calibration or an application: whose it is, and its files, all or none."""
+
+import json
+import re
+from dataclasses import fields
+from pathlib import Path
+from typing import NoReturn
+
+from chestxray.conformal import thresholds
+from chestxray.conformal.options import FRESH, Config
+from chestxray.conformal.report import TITLES
+from chestxray.runtime.files import whole_file
+from chestxray.runtime.signals import delay_ctrl_c
+from chestxray.runtime.text import join_limited
+
+FILES = ("thresholds.json", "sets.csv", "report.json", "report.md")
+_PLOT = re.compile(rf"({'|'.join(TITLES)})_.+\.png")
+
+
+def plot_name(kind: str, alpha: str) -> str:
+    """The file of a plot of one alpha, which may be typed as 1/8."""
+    return f"{kind}_{alpha.replace('/', '-')}.png"
+
+
+def default_folder(csv: Path, config: Config) -> Path:
+    """The folder beside a scores CSV whose name tells risk, method, per class and split."""
+    parts = [stem(csv), config.risk, config.method]
+    parts += ["per-class"] if config.per_class else []
+    parts += [config.split] if config.split not in (None, FRESH) else []
+    return csv.parent / "_".join(re.sub(r"[^\w.-]", "-", str(part)) for part in parts)
+
+
+def stem(csv: Path) -> str:
+    return csv.name.removesuffix(".gz").removesuffix(".csv")
+
+
+def refuse_other_calibration(
+    folder: Path, config: Config, alphas: list[str], csv: Path, digest: str
+) -> None:
+    """Refuse a folder that holds anything but this very calibration.
+
+    Args:
+        folder: where to write.
+        config: of the calibration.
+        alphas: its levels.
+        csv: the scores.
+        digest: their SHA-256.
+
+    Raises:
+        FileExistsError: it does; says what differs.
+    """
+    if not _holds_anything(folder):
+        return
+    try:
+        there = thresholds.read(folder / "thresholds.json")
+    except (FileNotFoundError, ValueError):
+        _refuse(folder, f"{_names(folder)}, and no calibration of this version")
+    levels = [float(certificate.alpha) for certificate in there.certificates]
+    asked = [float(alpha) for alpha in alphas]
+    differing = [
+        f"--{_flag(field.name)} {_typed(getattr(there.config, field.name))} there, "
+        f"{_typed(getattr(config, field.name))} here"
+        for field in fields(Config)
+        if getattr(there.config, field.name) != getattr(config, field.name)
+    ]
+    if levels != asked:
+        differing.append(f"--alpha {_typed(levels)} there, {_typed(asked)} here")
+    if there.digest != digest:
+        differing.append(f"other scores than {csv.name} holds now (SHA-256)")
+    if differing:
+        _refuse(folder, f"another calibration: {join_limited(differing)}")
+
+
+def refuse_other_application(folder: Path, applied: dict[str, str | None]) -> None:
+    """Refuse a folder that holds anything but this very application of thresholds.
+
+    Raises:
+        FileExistsError: it does; says what differs.
+    """
+    if not _holds_anything(folder):
+        return
+    try:
+        there = json.loads((folder / "report.json").read_text(encoding="utf-8")).get("applied")
+    except (FileNotFoundError, ValueError, AttributeError):
+        there = None
+    if not isinstance(there, dict):
+        _refuse(folder, f"{_names(folder)}, and no applied thresholds")
+    differing = [
+        f"{name} {there.get(name)} there, {value} here"
+        for name, value in applied.items()
+        if there.get(name) != value
+    ]
+    if differing:
+        _refuse(folder, f"another application: {join_limited(differing)}")
+
+
+def save(folder: Path, contents: dict[str, str | bytes]) -> None:
+    """Write the files once all are made, after removing those of an earlier run."""
+    with delay_ctrl_c():  # it leaves the files of one run, not of two or none
+        if folder.exists():
+            for path in folder.iterdir():
+                if path.name in FILES or _PLOT.fullmatch(path.name):
+                    path.unlink()
+        for name, content in contents.items():
+            with whole_file(folder / name, "w" if isinstance(content, str) else "wb") as file:
+                file.write(content)
+
+
+def _holds_anything(folder: Path) -> bool:
+    if folder.exists() and not folder.is_dir():
+        raise FileExistsError(f"{folder} is a file: --out names a folder")
+    return folder.exists() and any(folder.iterdir())
+
+
+def _names(folder: Path) -> str:
+    return join_limited(sorted(path.name for path in folder.iterdir()), most=3)
+
+
+def _refuse(folder: Path, found: str) -> NoReturn:
+    raise FileExistsError(
+        f"{folder} holds {found}; --out names another folder, --overwrite replaces what has the "
+        "names of our files"
+    )
+
+
+def _flag(name: str) -> str:
+    return "from" if name == "split" else name.replace("_", "-")
+
+
+def _typed(value: object) -> str:
+    """A value as it would be typed."""
+    if isinstance(value, bool) or value is None:
+        return {True: "on", False: "off", None: "all"}[value]
+    if isinstance(value, list | tuple):
+        return " ".join(map(str, value)) or "nothing"
+    return f"{value:g}" if isinstance(value, float) else str(value)

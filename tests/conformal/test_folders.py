@@ -1,0 +1,105 @@
+"""Calibrations of one CSV with different choices: two folders, and none replaced in silence."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conformal_helpers import Command, drawn, strict_json
+
+from chestxray.scores import write_scores
+
+BASE = ("--alpha", 0.3, "--resplits", 0)
+NAMED = {  # choices that the default folder's name tells apart
+    "method": ("--method", "rcps"),
+    "ltt": ("--method", "ltt"),
+    "risk": ("--risk", "fdr", "--alpha", 0.6),
+    "per class": ("--per-class",),
+    "split": ("--from", "a/b"),
+}
+DIFFERING = {  # choices that it does not, and how the refusal names them
+    "alpha": (("--alpha", 0.2), "--alpha 0.3 there, 0.2 here"),
+    "a further alpha": (("--alpha", 0.3, 0.4), "--alpha 0.3 there, 0.3 0.4 here"),
+    "delta": (("--delta", 0.2), "--delta 0.1 there, 0.2 here"),
+    "unit": (("--unit", "image"), "--unit patient there, image here"),
+    "seed": (("--seed", 1), "--seed 0 there, 1 here"),
+    "cal-fraction": (("--cal-fraction", 0.4), "--cal-fraction 0.5 there, 0.4 here"),
+    "no-positive": (("--no-positive", "zero"), "--no-positive drop there, zero here"),
+    "empty": (("--empty", 1), "--empty 0 there, 1 here"),
+    "fwer": (("--fwer", "holm"), "--fwer fst there, holm here"),
+    "exclude": (("--exclude", "Mass"), "--exclude nothing there, Mass here"),
+    "no finding": (("--include-no-finding",), "--include-no-finding off there, on here"),
+    "resplits": (("--resplits", 2), "--resplits 0 there, 2 here"),
+    "untouched": (("--from", "test", "--untouched"), "--untouched off there, on here"),
+}
+
+
+def everything() -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in Path().rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("what", NAMED)
+def test_the_default_folder_tells_choices_apart(what: str, command: Command) -> None:
+    table = drawn()
+    table.splits[table.patients >= "00000100"] = "a/b"
+    write_scores(Path("s.csv"), table)
+    assert command("s.csv", *BASE).code == 0
+    before = everything()
+    assert command("s.csv", *BASE, *NAMED[what]).code == 0
+    assert before.items() < everything().items()
+
+
+@pytest.mark.parametrize("what", DIFFERING)
+def test_another_calibration_needs_overwrite(what: str, command: Command) -> None:
+    words, message = DIFFERING[what]
+    assert command("s.csv", *BASE).code == 0
+    before = everything()
+    said = command("s.csv", *BASE, *words)
+    assert (said.code, said.out) == (1, "") and said.err.count("\n") == 1
+    assert f"s_fnr_crc holds another calibration: {message}" in said.err
+    assert "--out names another folder, --overwrite" in said.err and everything() == before
+    assert command("s.csv", *BASE, *words, "--overwrite").code == 0
+    assert strict_json(Path("s_fnr_crc/thresholds.json")) != before
+
+
+def test_the_same_calibration_again_is_no_other(command: Command) -> None:
+    assert command("s.csv", *BASE).code == 0
+    before = everything()
+    Path("s_fnr_crc/notes.txt").write_text("mine")
+    assert command("s.csv", *BASE).code == 0
+    assert everything() == before | {Path("s_fnr_crc/notes.txt"): b"mine"}
+
+
+def test_scores_that_have_changed_need_overwrite(command: Command) -> None:
+    assert command("s.csv", *BASE).code == 0
+    write_scores(Path("s.csv"), drawn(seed=1))
+    said = command("s.csv", *BASE)
+    assert said.code == 1 and "other scores than s.csv holds now" in said.err
+
+
+@pytest.mark.parametrize("name", ["thresholds.json", "notes.txt", ".hidden"])
+def test_a_folder_with_anything_else_needs_overwrite(name: str, command: Command) -> None:
+    Path("o").mkdir()
+    Path("o", name).write_text("{}")
+    said = command("s.csv", *BASE, "--out", "o")
+    assert said.code == 1 and f"o holds {name}, and no calibration" in said.err
+    assert command("s.csv", *BASE, "--out", "o", "--overwrite").code == 0
+    assert Path("o", name).exists()  # a file of another name stays
+
+
+def test_another_application_needs_overwrite(command: Command) -> None:
+    table = drawn(100, seed=3, first=5000)
+    table.splits[:30] = "second"
+    write_scores(Path("new.csv"), table)
+    assert command("s.csv", *BASE, "--out", "o").code == 0
+    applied = ("new.csv", "--apply", "o/thresholds.json")
+    assert command(*applied).code == command(*applied, "--from", "second").code == 0
+    assert {path.name for path in Path("o").iterdir() if path.is_dir()} == {
+        "applied_new",
+        "applied_new_second",
+    }
+    said = command(*applied, "--from", "second", "--out", "o/applied_new")
+    assert said.code == 1 and "from None there, second here" in said.err
+    write_scores(Path("new.csv"), table.take(np.arange(len(table.splits)) > 9, [0, 1, 2, 3]))
+    said = command(*applied)
+    assert said.code == 1 and "another application: scores_sha256" in said.err
+    assert command(*applied, "--overwrite").code == 0

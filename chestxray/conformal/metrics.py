@@ -12,6 +12,7 @@ from chestxray.conformal.risks import RISKS, FalseDiscoveryRate
 LEVEL = 0.95  # of the intervals
 WEIGHTINGS = ("image", "patient")
 RESAMPLES = 1000
+Ratio = tuple[np.ndarray, np.ndarray]  # (G, M) what each patient adds above and below the line
 
 
 @dataclass(frozen=True)
@@ -114,7 +115,11 @@ def realised(
     patient = np.unique(rows.patients, return_inverse=True)[1]
     sums = _ImageSums(rows, sets, config)
     weightings = WEIGHTINGS if rows.cut_by == "patient" else WEIGHTINGS[:1]
-    return {name: sums.metrics(patient, name, resamples, config.seed) for name in weightings}
+    tables = [sums.by_patient(patient, name) for name in weightings]
+    found = ratio_estimates(tables, resamples, config.seed)
+    return {
+        name: sums.metrics(*pair) for name, *pair in zip(weightings, tables, found, strict=True)
+    }
 
 
 class _ImageSums:
@@ -141,40 +146,45 @@ class _ImageSums:
         self._over = np.column_stack([v * m for v, m in means.values()] + [right, right])
         self._under = np.column_stack([d for _, d in (means | ratios).values()])
 
-    def metrics(self, patient: np.ndarray, weighting: str, resamples: int, seed: int) -> SetMetrics:
-        """The metrics with intervals; `patient` is the number of each image's patient, (N,)."""
+    def by_patient(self, patient: np.ndarray, weighting: str) -> Ratio:
+        """The sums of each patient; `patient` is the number of each image's patient, (N,)."""
         over, under = by_patient(self._over, patient), by_patient(self._under, patient)
-        there = under > 0
-        if weighting == "patient":
-            # A mean is taken within each patient first; of a ratio, both sides are.
-            images = np.bincount(patient)[:, None]
-            weights = np.where(np.arange(len(self.names)) < self._means, under, images)
-            over, under = over / np.maximum(weights, 1), under / np.maximum(weights, 1)
-        found = ratio_estimates(over, under, resamples, seed)
+        if weighting == "image":
+            return over, under
+        # A mean is taken within each patient first; of a ratio, both sides are.
+        images = np.bincount(patient)[:, None]
+        weights = np.where(np.arange(len(self.names)) < self._means, under, images)
+        return over / np.maximum(weights, 1), under / np.maximum(weights, 1)
+
+    def metrics(self, sums: Ratio, found: list[Estimate]) -> SetMetrics:
+        """The estimates by name, with the intervals of shares that have no width mended."""
+        patients = (sums[1] > 0).sum(axis=0).tolist()
         named = {
-            name: bounded(found[k], int(there[:, k].sum())) if name != "size" else found[k]
-            for k, name in enumerate(self.names)
+            name: estimate if name == "size" else bounded(estimate, n)
+            for name, estimate, n in zip(self.names, found, patients, strict=True)
         }
         return SetMetrics({name: named.pop(name) for name in self.risks}, **named)
 
 
-def ratio_estimates(
-    over: np.ndarray, under: np.ndarray, resamples: int, seed: int
-) -> list[Estimate]:
+def ratio_estimates(tables: list[Ratio], resamples: int, seed: int) -> list[list[Estimate]]:
     """Ratios of sums over patients, with percentile intervals of a bootstrap of the patients.
 
     Args:
-        over, under: (G, M), what each patient adds to numerators and denominators.
+        tables: (G, M) and (G, M) each: what each patient adds to numerators and denominators.
         resamples, seed: of the bootstrap; 0 resamples give no intervals.
+
+    Returns:
+        M estimates of each table, all from the same resamples.
     """
-    values = np.hstack([over, under])
+    values = np.hstack([side for pair in tables for side in pair])
     sums = values.sum(axis=0, keepdims=True)
     if resamples:
         rng = np.random.default_rng([seed, 2])
         sums = np.vstack([sums, resampled_sums(values, resamples, rng)])
-    part, whole = np.hsplit(sums, 2)
+    sides = np.hsplit(sums, 2 * len(tables))
     with np.errstate(invalid="ignore", divide="ignore"):
-        return [_estimate(column) for column in (part / whole).T]
+        ratios = [part / whole for part, whole in zip(sides[::2], sides[1::2], strict=True)]
+    return [[_estimate(column) for column in table.T] for table in ratios]
 
 
 def _estimate(values: np.ndarray) -> Estimate:
@@ -217,37 +227,33 @@ def per_class(
     truth = rows.targets.astype(bool)
     patient = np.unique(rows.patients, return_inverse=True)[1]
     wanted, selected, right = (by_patient(v, patient) for v in (truth, sets, truth & sets))
-    recall, false = (
-        _class_shares(part, whole, rows.cut_by, seed)
-        for part, whole in ((right, wanted), (selected - right, selected))
-    )
+    weightings = WEIGHTINGS if rows.cut_by == "patient" else WEIGHTINGS[:1]
+    kinds = [(right, wanted), (selected - right, selected)]  # recall, fdr
+    tables = [_weighted(*kind, weighting) for weighting in weightings for kind in kinds]
+    shares = [
+        [
+            bounded(share, n)
+            for share, n in zip(found, (whole > 0).sum(axis=0).tolist(), strict=True)
+        ]
+        for (_, whole), found in zip(tables, ratio_estimates(tables, RESAMPLES, seed), strict=True)
+    ]
+    pairs = dict(zip(weightings, zip(shares[::2], shares[1::2], strict=True), strict=True))
     return {
         name: ClassMetrics(
             positives=int(truth[:, k].sum()),
             patients=int((wanted[:, k] > 0).sum()),
             selected=int(sets[:, k].sum()),
-            shares={w: ClassShares(recall[w][k], false[w][k]) for w in recall},
+            shares={w: ClassShares(recall[k], fdr[k]) for w, (recall, fdr) in pairs.items()},
         )
         for k, name in enumerate(classes)
     }
 
 
-def _class_shares(
-    part: np.ndarray, whole: np.ndarray, cut_by: str, seed: int
-) -> dict[str, list[Estimate]]:
-    """A share of each class by weighting; part and whole are (G, K) counts of each patient."""
-    there = whole > 0
-    sums = {"image": (part, whole)}
-    if cut_by == "patient":
-        sums["patient"] = (part / np.maximum(whole, 1), there.astype(float))
-    patients = there.sum(axis=0).tolist()
-    return {
-        weighting: [
-            bounded(share, n)
-            for share, n in zip(ratio_estimates(*pair, RESAMPLES, seed), patients, strict=True)
-        ]
-        for weighting, pair in sums.items()
-    }
+def _weighted(part: np.ndarray, whole: np.ndarray, weighting: str) -> Ratio:
+    """(G, K) sums whose ratio is a share of all images, or the mean of the patients' shares."""
+    if weighting == "image":
+        return part, whole
+    return part / np.maximum(whole, 1), (whole > 0).astype(float)
 
 
 def by_patient(values: np.ndarray, patient: np.ndarray) -> np.ndarray:

@@ -228,8 +228,7 @@ def population(patients: int, rng: np.random.Generator) -> Rows:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("n", [100, 300])
-@pytest.mark.parametrize("alpha", ["0.1", "0.2"])
+@pytest.mark.parametrize(("n", "alpha"), [(100, "0.1"), (300, "0.2")])
 def test_the_range_covers_19_of_20_single_calibrations(n: int, alpha: str) -> None:
     rng, config = np.random.default_rng(n), Config(resplits=0)
     whole = population(40_000, rng)

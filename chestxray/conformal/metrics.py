@@ -117,9 +117,7 @@ def realised(
     weightings = WEIGHTINGS if rows.cut_by == "patient" else WEIGHTINGS[:1]
     tables = [sums.by_patient(patient, name) for name in weightings]
     found = ratio_estimates(tables, resamples, config.seed)
-    return {
-        name: sums.metrics(*pair) for name, *pair in zip(weightings, tables, found, strict=True)
-    }
+    return dict(zip(weightings, map(sums.metrics, tables, found), strict=True))
 
 
 class _ImageSums:

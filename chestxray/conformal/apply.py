@@ -71,8 +71,8 @@ def _report(
     rows = Rows.from_scores(table, config.unit)
     here = replace(config, split=applied["from"], untouched=untouched)
     splits = [] if table.splits is None else sorted(set(table.splits))
-    against = artifacts.not_fresh([config.split or ""], config)
-    against += artifacts.not_fresh(splits, here)
+    against = artifacts.not_fresh("calibrated on", [config.split or ""], config)
+    against += artifacts.not_fresh("applied to", splits, here)
     against += _against(stored, table, applied["scores_sha256"])
     caveat = "No promise carries over to these rows" if against else ""
     entries = [

@@ -97,7 +97,7 @@ def _report(
     rows, everything = Rows.from_scores(table, config.unit), list(range(len(table.classes)))
     cal, others = rows.take(calibrates), rows.take(~calibrates)
     eval_rows = others if len(others.units) else None
-    seen = not_fresh([config.split or ""], config)
+    seen = not_fresh("calibrated on", [config.split or ""], config)
     caveat = "No promise holds" if seen else ""
     entries: list[Entry] = []
     drawn: dict[str, bytes] = {}
@@ -133,8 +133,14 @@ def _about_the_cut(config: Config) -> list[str]:
     ]
 
 
-def not_fresh(splits: list[str], config: Config) -> list[str]:
-    """Warn of rows that may have trained or chosen the network; "" where a split is not known."""
+def not_fresh(used: str, splits: list[str], config: Config) -> list[str]:
+    """Warn of rows that may have trained or chosen the network.
+
+    Args:
+        used: "calibrated on" or "applied to".
+        splits: theirs; "" where a split is not known.
+        config: says whether they are declared untouched.
+    """
     why = {
         "train": "the network was trained on these rows and scores them better than fresh ones",
         "val": "the epoch was chosen on these rows, so its scores suit them better than fresh ones",
@@ -146,8 +152,7 @@ def not_fresh(splits: list[str], config: Config) -> list[str]:
     if config.untouched:
         return []
     return [
-        f"rows of the split {split}: {why.get(split, other)}; rows that trained or chose the "
-        "network cannot calibrate, and the promise does not hold"
+        f"{used} rows of the split {split}: {why.get(split, other)}; the promise does not hold"
         for split in splits
         if split not in ("", FRESH)
     ]

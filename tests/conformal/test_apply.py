@@ -131,7 +131,7 @@ def test_calibration_on_training_rows_is_warned_of_for_good(
     table.splits[:] = split
     write_scores(Path("s.csv"), table)
     said = command("s.csv", "--alpha", 0.2, "--from", split, "--resplits", 0, "--out", "o")
-    assert said.code == 0 and f"warning: rows of the split {split}: " in said.out
+    assert said.code == 0 and f"warning: calibrated on rows of the split {split}: " in said.out
     assert why in said.out and "No promise holds" in said.out
     assert why in Path("o/report.md").read_text(encoding="utf-8")
     assert strict_json(Path("o/report.json"))["promise_holds"] is False

@@ -41,7 +41,7 @@ def test_only_test_or_a_declaration_keeps_the_promise(split: str, command: Comma
     write_scores(Path("s.csv"), table)
     words = ("--alpha", 0.2, "--resplits", 0, "--from", split)
     said = command("s.csv", *words, "--out", "o")
-    assert said.code == 0 and f"warning: rows of the split {split}: " in said.out
+    assert said.code == 0 and f"warning: calibrated on rows of the split {split}: " in said.out
     assert strict_json(Path("o/report.json"))["promise_holds"] is False
     said = command("s.csv", *words, "--untouched", "--out", "d")
     declared = f"declared by --untouched: the rows of the split {split} trained nothing"
@@ -59,7 +59,10 @@ def test_an_application_asks_for_fresh_rows_as_well(
     write_scores(Path("new.csv"), table)
     apply = ("new.csv", "--apply", runs("crc") / "thresholds.json")
     said = command(*apply, "--out", "a")
-    assert "rows of the split dev: nothing says" in said.out and "No promise carries" in said.out
+    assert (
+        "applied to rows of the split dev: nothing says" in said.out
+        and "No promise carries" in said.out
+    )
     said = command(*apply, "--from", "dev", "--untouched", "--out", "b")
     assert strict_json(Path("b/report.json"))["promise_holds"] is True
     assert "declared by --untouched: the rows of the split dev" in said.out

@@ -58,6 +58,7 @@ def one_or_two_lines(text: str) -> bool:
         ("--workers -1", "0 to 1024"),
         ("--ci 100", "--ci goes with --test"),
         ("--split val", "--split goes with --test"),
+        ("--same-patients", "--same-patients goes with --test"),
         ("--loss_func MSE", "invalid choice: 'MSE'"),
         ("--epoch 3", "unknown argument --epoch; did you mean --epochs?"),
         ("--datapath x", "did you mean --data-path?"),
@@ -422,9 +423,14 @@ def test_a_test_elsewhere_leaves_out_patients_the_run_has_seen(
     with open("elsewhere/Data_Entry_2017.csv", "a") as table:
         for name in (f"{seen[:8]}_777.png", "00009999_000.png"):
             table.write(f"{name},Mass,000,{name[:8]},050Y,F,PA,64,64,0.1,0.1\n")
-    words = ("--test", "--ckpt", two_epochs / "last.pth", "--data_path", "elsewhere", "--no-cache")
+    held = load_plain(two_epochs / "last.pth")
+    held["args"]["subset"] = "list of the training data.txt"
+    Path("checkpoints").mkdir()
+    torch.save(held, "checkpoints/last.pth")
+    words = ("--test", "--ckpt", "last.pth", "--data_path", "elsewhere", "--no-cache")
     assert chest(*words) == 0
     said = capsys.readouterr().out
+    assert "--subset list of the training data.txt is left out" in said
     assert "1 image left out: their patients are in another part" in said
     assert "are not the ones of the checkpoint" in said and "Mass" in said
     images = read_scores(Path("checkpoints/last_test_scores.csv")).image_names.tolist()

@@ -56,9 +56,16 @@ def header_of(content: bytes) -> list[str]:
         return []
 
 
-def check_separator(path: Path, content: bytes) -> None:
-    """Raise ValueError where the columns are separated by something else than commas."""
+def check_form(path: Path, content: bytes, kind: str) -> None:
+    """Explain a header that lacks columns by the form of the file.
+
+    Raises:
+        ValueError: it is no text, or separated by something else than commas.
+    """
     line = ",".join(header_of(content))
+    other = _other_kind(content)
+    if other or not line.replace("\t", " ").isprintable() or "\ufffd" in line:
+        raise ValueError(f"{path} is not a {kind}: it is {other or 'not text in UTF-8'}")
     for separator, name in _SEPARATORS.items():
         if line.count(separator) > line.count(","):
             decimal = _DECIMAL_COMMA.search(content)
@@ -94,12 +101,14 @@ def read_texts(path: Path, content: bytes, kind: str, columns: list[str] | None)
     return texts.drop(blank[(texts.loc[blank] == "").all(axis=1)])
 
 
+def _other_kind(content: bytes) -> str:
+    """What a file is by its first bytes, where that is no CSV in UTF-8."""
+    return next((k for start, k in _OTHER_KINDS.items() if content.startswith(start)), "")
+
+
 def _in_words(error: Exception, content: bytes) -> str:
-    for start, kind in _OTHER_KINDS.items():
-        if content.startswith(start):
-            return f"it is {kind}"
     if isinstance(error, UnicodeDecodeError):
-        return "it is not text in UTF-8"
+        return f"it is {_other_kind(content) or 'not text in UTF-8'}"
     if not content.strip():
         return "it is empty"
     if fields := _MANY_FIELDS.search(str(error)):

@@ -197,7 +197,7 @@ def run(args: argparse.Namespace) -> int:
     folder = args.out or args.csv.parent / f"{stem(args.csv)}_{config.risk}_{config.method}"
     if alphas:
         artifacts.refuse_foreign_files(folder)
-    table = select(read_scores(args.csv), args)
+    table = select(read_scores(args.csv, exclude=args.exclude), args)
     if table.splits is not None:
         config = replace(config, split=str(table.splits[0]))
     rows = Rows.from_scores(table, args.unit)
@@ -254,10 +254,11 @@ def select(table: Scores, args: argparse.Namespace) -> Scores:
         )
     split = args.split or ("val" if args.frontier else "test")
     table = take_split(args.csv, table, split)
-    unknown = sorted(set(args.exclude) - set(table.classes))
+    classes = (*table.classes, *table.excluded)
+    unknown = sorted(set(args.exclude) - set(classes))
     if unknown:
         raise ValueError(
-            f"--exclude {join_limited(unknown)}: the classes are {join_limited(table.classes, 20)}"
+            f"--exclude {join_limited(unknown)}: the classes are {join_limited(classes, 20)}"
         )
     kept = [k for k, name in enumerate(table.classes) if name not in args.exclude]
     if not kept:

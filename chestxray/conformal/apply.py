@@ -34,7 +34,9 @@ def apply(source: Path, stored_path: Path, split: str | None, folder: Path | Non
     name = source.name.removesuffix(".gz").removesuffix(".csv")
     folder = folder or stored_path.parent / f"applied_{name}"
     artifacts.refuse_foreign_files(folder, application=True)
-    table = take_split(source, read_scores(source, labels=False), split)
+    table = take_split(
+        source, read_scores(source, labels=False, exclude=stored.config.exclude), split
+    )
     table = _take_classes(source, table, stored, stored_path)
     report = _report(source, stored_path, split, stored, table)
     roles = np.full(len(table.image_names), "eval", dtype=object)

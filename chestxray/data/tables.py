@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from chestxray.csv_files import check_separator, header_of, read_texts, unpacked
+from chestxray.csv_files import check_form, header_of, read_texts, unpacked
 from chestxray.labels import CLASSES, canonical, decode, encode, split_labels
 from chestxray.patients import Patients, is_rounded, read_patients
 from chestxray.runtime.text import is_harmless, join_limited, plural
@@ -237,7 +237,7 @@ def _columns(path: Path, content: bytes) -> dict[str, str]:
     columns = _named_columns(header)
     if all(name in columns for name in _NEEDED):
         return columns
-    check_separator(path, content)
+    check_form(path, content, "label table")
     raise ValueError(
         f"{path} is not a label table: it needs columns Image Index and Finding Labels and has "
         f"{join_limited(header) or 'none'} (docs/data.md says more)"

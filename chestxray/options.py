@@ -18,6 +18,16 @@ COMMAND = ("overwrite", "debug", "test", "split", "scores", "ci", "same_patients
 # those that an epoch under way cannot change, since its order and its mean loss depend on them.
 FIXED_IN_LINEAGE = ("size", "seed", "split_seed")
 FIXED_IN_EPOCH = ("max_per_class", "loss_func")
+# What other trainers call our flags.
+ELSEWHERE = {
+    "learning-rate": "lr",
+    "checkpoint": "ckpt",
+    "image-size": "size",
+    "img-size": "size",
+    "num-epochs": "epochs",
+    "pretrained": "weights",
+    "root": "data-path",
+}
 
 
 @dataclass(frozen=True)
@@ -219,6 +229,7 @@ def build_parser() -> Parser:
     seed = number(int, 0, 2**32 - 1, "a whole number, 0 to 4294967295")
     parser = Parser(
         prog="main.py",
+        elsewhere=ELSEWHERE,
         allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         description="Train a ResNet-50 on chest X-rays in stages, test it, write its scores.",

@@ -37,7 +37,7 @@ def test_a_seed_fixes_the_weights_and_leaves_torchs_generator() -> None:
 @pytest.mark.parametrize("size", [32, 33])
 def test_batches_of_one_image_train_where_torch_can(size: int) -> None:
     network = networks.build_model(15, seed=0)
-    for stage, from_scratch in ((1, True), (1, False), (2, False), (3, False), (4, False)):
+    for stage, from_scratch in ((1, True), (3, False), (4, False)):
         network.set_stage(stage, from_scratch)
         maps = network.frozen_stem()(torch.zeros(1, 3, size, size))
         can = True

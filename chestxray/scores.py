@@ -207,7 +207,7 @@ def read_scores(path: Path, labels: bool = True, exclude: Collection[str] = ()) 
     notes = _unify_patients(path, frame) if "patient" in frame else ()
     _check_texts(path, frame)
     frame = frame.sort_values("image", kind="stable")
-    targets = _read_targets(path, frame, classes if f"y_{classes[0]}" in frame else ())
+    targets = _read_targets(path, frame, classes if f"y_{classes[0]}" in frame else (), labels)
     has_logits = f"z_{classes[0]}" in frame
     return Scores(
         image_names=frame["image"].to_numpy(dtype=object),
@@ -327,7 +327,9 @@ def _bare_classes(header: list[str]) -> list[str]:
     return [n for n in header if n.casefold() not in known and not n.startswith(prefixes)]
 
 
-def _read_targets(path: Path, frame: pd.DataFrame, classes: tuple[str, ...]) -> np.ndarray:
+def _read_targets(
+    path: Path, frame: pd.DataFrame, classes: tuple[str, ...], needed: bool
+) -> np.ndarray:
     cells = frame[_names("y_", classes)]
     codes, texts = pd.factorize(cells.to_numpy(dtype=object).ravel())
     values = np.array([_read_label(text) for text in texts], dtype=np.float64)
@@ -339,7 +341,11 @@ def _read_targets(path: Path, frame: pd.DataFrame, classes: tuple[str, ...]) -> 
         raise ValueError(
             f"{path}: labels are missing (empty, NaN or -1): "
             f"{join_limited(f'{count:,} of {name}' for name, count in lacking.items())}; "
-            f"--exclude {shlex.join(lacking)} leaves out what has none"
+            + (
+                f"--exclude {shlex.join(lacking)} leaves out what has none"
+                if needed
+                else "without any y_ columns the file is read as one without labels"
+            )
         )
     return targets.astype(np.uint8)
 

@@ -177,6 +177,8 @@ def test_an_excluded_class_may_lack_labels_and_scores(text: str) -> None:
         path.write_text(f"image,y_A,y_B,p_A,p_B\na,1,{text},0.5,0.5\nb,0,0,0.25,0.5\n")
         with pytest.raises(ValueError, match="1 of B; --exclude B leaves out what has none"):
             read_scores(path)
+        with pytest.raises(ValueError, match="1 of B; without any y_ columns the file is read"):
+            read_scores(path, labels=False)
         with pytest.raises(ValueError, match="--exclude leaves no class of A, B"):
             read_scores(path, exclude=["A", "B"])
 

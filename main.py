@@ -57,7 +57,7 @@ def train(options: Options, job: "Job") -> int:
     if inputs.is_finished(options, opened):
         return 0
     run = start_run(options, stored)
-    say(*job.describe(options.bs), *(describe_start(run, stored, job) if stored else []))
+    say(*job.describe(options.bs), *describe_start(options, run, stored, job))
     if job.writes and not options.overwrite:
         run_folder.refuse_foreign_files(options.output, run)
     entries, rows = inputs.read_rows(options, opened)

@@ -37,7 +37,9 @@ def open_checkpoint(options: Options) -> tuple[Options, Opened | None]:
     if stored is not None:
         options, differences = options.merged_with(stored.args, stored.images_done > 0)
         if options.resume and not _is_finished(options, stored):
-            say(f"resuming from {opened.path}", *differences)
+            say(f"resuming from {opened.path}")
+        if not _is_finished(options, stored):
+            say(*differences)
     return options, opened
 
 
@@ -70,8 +72,10 @@ def read_rows(options: Options, opened: Opened | None) -> tuple[Entries, pd.Data
         *(describe_change(found, stored.table.files, stored.table.labels) if stored else []),
     )
     split = opened.split if opened else None
-    rows, notes = assign_splits(found, split, options.split_seed, options.test)
-    say(*notes, summary(rows))
+    rows, notes = assign_splits(
+        found, split, options.split_seed, options.test, options.same_patients
+    )
+    say(*notes, summary(rows, options.test))
     if options.test and options.split != "all":
         rows = rows[rows["split"] == options.split]
     if rows.empty:

@@ -13,11 +13,21 @@ from chestxray.runtime.cli import Parser, number
 
 # Options that no checkpoint keeps, since they belong to a machine or to one command.
 MACHINE = ("workers", "precision", "device", "output_dir", "cache_dir", "no_cache")
-COMMAND = ("overwrite", "debug", "test", "split", "scores", "ci", "resume", "ckpt")
+COMMAND = ("overwrite", "debug", "test", "split", "scores", "ci", "same_patients", "resume", "ckpt")
 # Options that all runs of a lineage share, since images, weights and split depend on them; and
 # those that an epoch under way cannot change, since its order and its mean loss depend on them.
 FIXED_IN_LINEAGE = ("size", "seed", "split_seed")
 FIXED_IN_EPOCH = ("max_per_class", "loss_func")
+# What other trainers call our flags.
+ELSEWHERE = {
+    "learning-rate": "lr",
+    "checkpoint": "ckpt",
+    "image-size": "size",
+    "img-size": "size",
+    "num-epochs": "epochs",
+    "pretrained": "weights",
+    "root": "data-path",
+}
 
 
 @dataclass(frozen=True)
@@ -44,6 +54,7 @@ class Options:
     split: str
     scores: str | None
     ci: int
+    same_patients: bool
     workers: int | None
     precision: str
     device: str
@@ -107,7 +118,7 @@ class Options:
         A typed option that the lineage, or the epoch under way, cannot change is wrong usage.
         """
         changes: dict[str, object] = {}
-        differences = []
+        kept, differences = self._without_other_files(kept)
         same_stage = "stage" not in self.typed or self.stage == kept["stage"]
         for name, value in kept.items():
             ours = getattr(self, name)
@@ -133,6 +144,22 @@ class Options:
                 else f"{_flag(name)} {ours} instead of the checkpoint's {value}"
             )
         return Options(**vars(self) | changes), differences
+
+    def _without_other_files(
+        self, kept: Mapping[str, object]
+    ) -> tuple[Mapping[str, object], list[str]]:
+        """A checkpoint's options for a test, without its list of images of another data folder.
+
+        A resumed run keeps the list: its images are the ones of its split, wherever they lie now.
+        """
+        folders = os.path.realpath(self.data_path), os.path.realpath(str(kept["data_path"]))
+        elsewhere = self.test and "data_path" in self.typed and folders[0] != folders[1]
+        if not elsewhere or "subset" in self.typed or not kept["subset"]:
+            return kept, []
+        return {**kept, "subset": None}, [
+            f"the checkpoint's --subset {kept['subset']} is left out: it lists images of "
+            f"{kept['data_path']}, not of {self.data_path}"
+        ]
 
 
 def parse_options(argv: list[str]) -> Options:
@@ -163,7 +190,8 @@ def refuse_usage(message: str) -> NoReturn:
 
 def _contradiction(options: Options) -> str | None:
     """The fault of a combination of flags; None where there is none."""
-    beside_test = [n for n in ("split", "scores", "ci") if n in options.typed and not options.test]
+    of_test = ("split", "scores", "ci", "same_patients")
+    beside_test = [_flag(n) for n in of_test if n in options.typed and not options.test]
     rules = {
         "--resume trains and --test does not: give one of them": options.resume and options.test,
         "--test needs --ckpt FILE, the checkpoint to test": options.test and not options.ckpt,
@@ -176,7 +204,7 @@ def _contradiction(options: Options) -> str | None:
         f"--stage {options.stage} continues from a checkpoint: add --resume --ckpt FILE": (
             options.stage > 1 and not options.resume
         ),
-        f"--{''.join(beside_test[:1])} goes with --test": beside_test,
+        f"{''.join(beside_test[:1])} goes with --test": beside_test,
         f"--scores {options.scores} does not end in .csv": (
             options.scores and not options.scores.endswith(".csv")
         ),
@@ -201,6 +229,7 @@ def build_parser() -> Parser:
     seed = number(int, 0, 2**32 - 1, "a whole number, 0 to 4294967295")
     parser = Parser(
         prog="main.py",
+        elsewhere=ELSEWHERE,
         allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         description="Train a ResNet-50 on chest X-rays in stages, test it, write its scores.",
@@ -344,6 +373,12 @@ evaluation and machine excepted. Every long flag may be written with dashes or u
         type=at_least_0,
         default=0,
         help="bootstrap resamples over patients for AUC intervals, 1000 is usual (default: 0)",
+    )
+    evaluation.add_argument(
+        "--same-patients",
+        action="store_true",
+        help="leave out patients whose ids trained or validated, also in a data folder that shares "
+        "no image with the training's (default: there they are other people)",
     )
     machine = parser.add_argument_group("machine")
     machine.add_argument(

@@ -23,10 +23,20 @@ def patient_key(text: str) -> str:
         ValueError: a number that a spreadsheet has rounded, such as 1.3E+01.
     """
     bare = _bare(text)
-    if _ROUNDED.fullmatch(bare):
+    if is_rounded(text):
         raise ValueError(f"patient {text!r} is a number that a spreadsheet has rounded")
     number = _NUMBER.fullmatch(bare)
     return number[1] if number else bare
+
+
+def is_rounded(text: str) -> bool:
+    """Return whether an id is a number that a spreadsheet has rounded, such as 1.3E+01."""
+    return _ROUNDED.fullmatch(_bare(text)) is not None
+
+
+def nih_spelling(key: str) -> str:
+    """A key as NIH spells it: numbers with eight digits. By it patients have an order."""
+    return key.zfill(8) if _NUMBER.fullmatch(key) else key
 
 
 @dataclass(frozen=True)

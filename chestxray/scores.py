@@ -2,25 +2,39 @@
 
 Columns: image, patient, split, then for the classes in their order y_<class> (0 or 1), z_<class>
 (logits) and p_<class> (sigmoid scores in [0, 1]). Other models' scores can be read too: any number
-of classes, y_ and p_ in pairs of the same order; patient, split and z_ may be absent. What is read
-is the number in the text, as float64: a score written 0.18 meets a threshold of 0.18.
+of classes, y_ and p_ in pairs of the same order, labels also as True and False; patient, split and
+z_ may be absent. What is read is the number in the text, as float64: a score written 0.18 meets a
+threshold of 0.18.
 """
 
-import gzip
 import json
-import zlib
-from collections.abc import Mapping
+import re
+import shlex
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from chestxray.patients import patient_key, read_patients
+from chestxray.csv_files import check_form, header_of, read_texts, unpacked
+from chestxray.patients import is_rounded, patient_key, read_patients
 from chestxray.runtime.files import whole_file
 from chestxray.runtime.text import is_harmless, join_limited, plural
 
 ROW_BYTES = 600  # at most, for 15 classes
+_MISSING = {"", "nan", "na", "n/a", "<na>", "none", "null"}  # labels; besides, -1
+_DECIMAL_COMMA = re.compile(r"\s*-?[0-9]+,[0-9]+\s*")
+_TRUTH = {"false": 0.0, "true": 1.0}
+# What others call the columns, in lower case, and the names by which they would be read.
+_OTHER_COLUMNS = {
+    "image": ("image index", "image_name", "image_id", "filename", "file_name", "file", "path"),
+    "patient": ("patient id", "patient_id", "patientid"),
+}
+_OTHER_PREFIXES = {
+    "y_": ("true_", "label_", "target_", "gt_"),
+    "p_": ("prob_", "proba_", "pred_", "score_"),
+}
 
 
 @dataclass
@@ -36,6 +50,7 @@ class Scores:
         logits: (N, C), float32 from predict, float64 from a file; None where it has none.
         scores: (N, C) in [0, 1], float32 from predict, float64 from a file.
         notes: what reading a file has to say, a sentence each.
+        excluded: classes of the file that were not read.
     """
 
     image_names: np.ndarray
@@ -46,6 +61,7 @@ class Scores:
     logits: np.ndarray | None
     scores: np.ndarray
     notes: tuple[str, ...] = field(default=(), compare=False)
+    excluded: tuple[str, ...] = field(default=(), compare=False)
 
     @property
     def patient_keys(self) -> np.ndarray | None:
@@ -69,6 +85,7 @@ class Scores:
             logits=None if self.logits is None else self.logits[rows][:, columns],
             scores=self.scores[rows][:, columns],
             notes=self.notes,
+            excluded=self.excluded,
         )
 
 
@@ -162,27 +179,36 @@ def _has_origin(metrics: Path, origin: ScoresOrigin) -> bool:
         return False
 
 
-def read_scores(path: Path, labels: bool = True) -> Scores:
+def read_scores(
+    path: Path, labels: bool = True, exclude: Callable[[str], bool] = lambda name: False
+) -> Scores:
     """Read a scores CSV, plain or .gz.
 
     Args:
         path: the file.
         labels: refuse a file without labels.
+        exclude: by name, which classes are not read, whatever their columns hold.
 
     Returns:
         Logits and scores as the float64 nearest to the text; of a file of write_scores,
         astype(np.float32) gives the written bits.
 
     Raises:
-        ValueError: columns that are missing or whose classes differ; values that are not numbers,
-            scores outside [0, 1], labels other than 0 and 1; an image listed twice.
+        FileNotFoundError: there is no such file.
+        ValueError: no CSV; columns that are missing or whose classes differ; values that are not
+            numbers, scores outside [0, 1], labels that are neither 0 nor 1 or missing; an image
+            listed twice; patients that a spreadsheet has rounded.
     """
-    frame = _read_frame(path)
-    classes = _classes(path, list(frame.columns), labels)
+    content = unpacked(path)
+    named = _classes(path, content, labels)
+    classes = tuple(name for name in named if not exclude(name))
+    if not classes:
+        raise ValueError(f"{path}: no class is left of {join_limited(named, most=20)}")
+    frame = read_texts(path, content, "scores CSV", None)
     notes = _unify_patients(path, frame) if "patient" in frame else ()
     _check_texts(path, frame)
     frame = frame.sort_values("image", kind="stable")
-    targets = _read_targets(path, frame, classes if f"y_{classes[0]}" in frame else ())
+    targets = _read_targets(path, frame, classes if f"y_{classes[0]}" in frame else (), labels)
     has_logits = f"z_{classes[0]}" in frame
     return Scores(
         image_names=frame["image"].to_numpy(dtype=object),
@@ -193,32 +219,20 @@ def read_scores(path: Path, labels: bool = True) -> Scores:
         logits=_numbers(path, frame, "z_", classes) if has_logits else None,
         scores=_read_p(path, frame, classes),
         notes=notes,
+        excluded=tuple(name for name in named if exclude(name)),
     )
-
-
-def _read_frame(path: Path) -> pd.DataFrame:
-    """The cells of a CSV as texts."""
-    try:
-        return pd.read_csv(
-            path, dtype=str, keep_default_na=False, index_col=False, encoding="utf-8-sig"
-        )
-    except (
-        pd.errors.ParserError,
-        pd.errors.EmptyDataError,
-        UnicodeDecodeError,
-        EOFError,
-        zlib.error,
-        gzip.BadGzipFile,
-    ) as error:
-        raise ValueError(f"{path} is not a scores CSV: {str(error).strip()}") from error
 
 
 def _unify_patients(path: Path, frame: pd.DataFrame) -> tuple[str, ...]:
     """Give each patient of the column one spelling; says where several met."""
-    try:
-        found = read_patients(frame["patient"])
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}; export the ids as text") from error
+    rounded = frame["patient"].map(is_rounded).astype(bool)
+    if rounded.any():
+        raise ValueError(
+            f"{path}: {plural(int(rounded.sum()), 'patient')} that a spreadsheet has rounded, "
+            f"{frame['patient'][rounded].iloc[0]} for example: lines "
+            f"{join_limited(frame.index[rounded] + 2)}; export the ids as text"
+        )
+    found = read_patients(frame["patient"])
     frame["patient"] = found.shown
     if not found.respelled:
         return ()
@@ -246,13 +260,18 @@ def _check_texts(path: Path, frame: pd.DataFrame) -> None:
             )
 
 
-def _classes(path: Path, header: list[str], labels: bool) -> tuple[str, ...]:
+def _classes(path: Path, content: bytes, labels: bool) -> tuple[str, ...]:
     """The classes of the y_, z_ and p_ columns, which must agree."""
+    header = header_of(content)
+    twice = sorted({name for name in header if name and header.count(name) > 1})
+    if twice:
+        raise ValueError(f"{path}: columns listed twice: {join_limited(twice)}")
     named = {p: [c[2:] for c in header if c.startswith(p)] for p in ("y_", "z_", "p_")}
     if "image" not in header or not named["p_"]:
+        check_form(path, content, "scores CSV")
         raise ValueError(
             f"{path} is not a scores CSV: it needs columns image, y_<class> and p_<class> and has "
-            f"{join_limited(header)}"
+            f"{join_limited(header) or 'none'}{_renames(header)}"
         )
     unsafe = [name for name in named["p_"] if not is_harmless(name)]
     if unsafe or "" in named["p_"]:
@@ -266,16 +285,84 @@ def _classes(path: Path, header: list[str], labels: bool) -> tuple[str, ...]:
             raise ValueError(
                 f"{path}: the columns {prefix}* and p_* name different classes or orders: "
                 f"{join_limited(named[prefix], most=20) or 'none'}; "
-                + join_limited(named["p_"], most=20)
+                f"{join_limited(named['p_'], most=20)}{_renames(header)}"
             )
     return tuple(named["p_"])
 
 
-def _read_targets(path: Path, frame: pd.DataFrame, classes: tuple[str, ...]) -> np.ndarray:
-    targets = _numbers(path, frame, "y_", classes)
-    valid = (targets == 0) | (targets == 1)
-    _check_cells(path, frame["image"], frame[_names("y_", classes)], valid, "is neither 0 nor 1")
+def _renames(header: list[str]) -> str:
+    """The renaming of columns that would make a file readable; "" where none is known."""
+    found = [
+        f"{theirs} to {ours}"
+        for ours, names in _OTHER_COLUMNS.items()
+        for theirs in header
+        if ours not in header and theirs.casefold() in names
+    ]
+    prefixed = {
+        theirs: ours
+        for ours, prefixes in _OTHER_PREFIXES.items()
+        for theirs in prefixes
+        if any(name.startswith(theirs) for name in header)
+    }
+    found += [f"{theirs}<class> to {ours}<class>" for theirs, ours in prefixed.items()]
+    scored = [
+        name.removeprefix(prefix)
+        for prefix in ("p_", *_OTHER_PREFIXES["p_"])
+        for name in header
+        if name.startswith(prefix)
+    ]
+    bare = [] if "y_" in prefixed.values() else _bare_classes(header)
+    labels = [name for name in bare if name in scored or not scored]
+    if labels:
+        found.append(f"the labels {join_limited(labels, most=3)} to y_{labels[0]} and so on")
+    if labels and not scored:
+        found[-1] += f" (scores are called p_{labels[0]} and so on, and needed too)"
+    return f"; rename {', '.join(found)}" if found else ""
+
+
+def _bare_classes(header: list[str]) -> list[str]:
+    """The columns of a table that may be classes without a prefix."""
+    if any(name.startswith("y_") for name in header):
+        return []
+    known = {name for names in _OTHER_COLUMNS.values() for name in names}
+    known |= {"", "image", "patient", "split", "age", "sex", "view"}
+    prefixes = ("z_", "p_", *_OTHER_PREFIXES["p_"])
+    return [n for n in header if n.casefold() not in known and not n.startswith(prefixes)]
+
+
+def _read_targets(
+    path: Path, frame: pd.DataFrame, classes: tuple[str, ...], needed: bool
+) -> np.ndarray:
+    cells = frame[_names("y_", classes)]
+    codes, texts = pd.factorize(cells.to_numpy(dtype=object).ravel())
+    values = np.array([_read_label(text) for text in texts], dtype=np.float64)
+    targets = values[codes].reshape(cells.shape)
+    _check_cells(path, frame["image"], cells, ~np.isinf(targets), "is neither 0 nor 1")
+    missing = dict(zip(classes, np.isnan(targets).sum(axis=0).tolist(), strict=True))
+    lacking = {name: count for name, count in missing.items() if count}
+    if lacking:
+        raise ValueError(
+            f"{path}: labels are missing (empty, NaN or -1): "
+            f"{join_limited(f'{count:,} of {name}' for name, count in lacking.items())}; "
+            + (
+                f"--exclude {shlex.join(lacking)} leaves out what has none"
+                if needed
+                else "without any y_ columns the file is read as one without labels"
+            )
+        )
     return targets.astype(np.uint8)
+
+
+def _read_label(text: str) -> float:
+    """A label's text as 0 or 1; NaN where it says that there is none, infinite for all else."""
+    word = text.strip().casefold()
+    try:
+        number = _TRUTH[word] if word in _TRUTH else float("nan" if word in _MISSING else word)
+    except ValueError:
+        return np.inf
+    if number == -1:
+        return np.nan
+    return number if number in (0, 1) or np.isnan(number) else np.inf
 
 
 def _read_p(path: Path, frame: pd.DataFrame, classes: tuple[str, ...]) -> np.ndarray:
@@ -307,7 +394,9 @@ def _check_cells(
     if valid.all():
         return
     row, column = np.argwhere(~valid)[0]
+    cell = cells.iloc[row, column]
+    hint = "; write numbers with a point" if _DECIMAL_COMMA.fullmatch(cell) else ""
     raise ValueError(
-        f"{path}: {cells.columns[column]} of {image_names.iloc[row]} {fault}: "
-        f"{cells.iloc[row, column]!r} ({plural(int((~valid).sum()), 'such value')})"
+        f"{path}: {cells.columns[column]} of {image_names.iloc[row]} {fault}: {cell!r} "
+        f"({plural(int((~valid).sum()), 'such value')}){hint}"
     )

@@ -66,6 +66,10 @@ def test_the_documented_commands_work_as_typed_and_in_this_order(tmp_path: Path)
         "stage2_0001_08_test_scores_fnr_crc",
     }
     assert all("0 patients shared" in text for text in said[:3])
+    assert all(
+        "main.py --test --ckpt best.pth tests it" in text.splitlines()[-1] for text in said[:2]
+    )
+    assert "\nstage 1 trains layer2, layer3, layer4, fc; the rest is frozen\n" in said[0]
     assert "stage1_0001_08.pth is not there" in said[2]
     assert "stage2_0001_08.pth is used instead: epoch 08 of a lineage with a stage 1" in said[2]
     assert "findings" in said[2].splitlines()[-4]

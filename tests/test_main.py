@@ -58,11 +58,19 @@ def one_or_two_lines(text: str) -> bool:
         ("--workers -1", "0 to 1024"),
         ("--ci 100", "--ci goes with --test"),
         ("--split val", "--split goes with --test"),
+        ("--same-patients", "--same-patients goes with --test"),
         ("--loss_func MSE", "invalid choice: 'MSE'"),
         ("--epoch 3", "unknown argument --epoch; did you mean --epochs?"),
         ("--datapath x", "did you mean --data-path?"),
         ("--los-func BCE", "did you mean --loss-func?"),
-        ("hello", "unknown argument hello"),
+        ("hello", "unknown argument hello (--help"),
+        ("--model resnet50", "unknown argument --model (--help shows all flags)"),
+        ("--learning-rate 1e-4", "unknown argument --learning-rate; did you mean --lr?"),
+        ("--learning_rate=1e-4", "did you mean --lr?"),
+        ("--image-size 64", "did you mean --size?"),
+        ("--checkpoint a.pth", "did you mean --ckpt?"),
+        ("--hlep", "did you mean --help?"),
+        ("-x", "unknown argument -x (--help"),
     ],
 )
 def test_wrong_usage_is_one_line_and_exit_2(
@@ -139,6 +147,17 @@ def test_a_checkpoint_that_is_not_there_is_answered_with_what_is(
         said = capsys.readouterr().err
         assert "stage1_0001_04.pth was not found; checkpoints holds stage1_0001_03.pth" in said
         assert one_or_two_lines(said)
+
+
+def test_a_batch_too_small_for_batch_norm_is_wrong_usage(
+    chest: Chest, two_epochs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    resumed = ("--resume", "--ckpt", two_epochs / "last.pth", "--stage", 3)
+    for words in (("--size", 32, "--data_path", "nowhere"), resumed):  # said before data are read
+        assert chest(*words, "--bs", 1) == 2
+        said = capsys.readouterr()
+        assert "at --size 32: BatchNorm sees one value of a channel and needs two" in said.err
+        assert one_or_two_lines(said.err) and "have an image" not in said.out
 
 
 def test_a_bare_resume_without_any_checkpoint_is_a_fault(
@@ -326,10 +345,15 @@ def test_a_bare_resume_passes_over_a_damaged_last_and_says_so(
 
 
 def test_a_new_stage_takes_the_weights_and_a_fresh_optimizer(
-    chest: Chest, two_epochs: Path
+    chest: Chest, two_epochs: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shutil.copytree(two_epochs, "checkpoints")
-    assert chest("--resume", "--ckpt", "last.pth", "--stage", 4, "--epochs", 1, "--no-cache") == 0
+    words = ("--ckpt", "last.pth", "--stage", 4, "--epochs", 1)
+    assert chest("--resume", *words, "--no-cache") == 0
+    said = capsys.readouterr().out.splitlines()
+    assert "stage 4 trains fc; the rest is frozen" in said
+    assert said[-1].startswith("best epoch: ")
+    assert said[-1].endswith("; python main.py --test --ckpt best.pth --no-cache tests it")
     before = load_plain(Path("checkpoints/stage1_0001_02.pth"))
     after = load_plain(Path("checkpoints/stage4_0001_03.pth"))
     for name, value in before["model"].items():
@@ -422,9 +446,14 @@ def test_a_test_elsewhere_leaves_out_patients_the_run_has_seen(
     with open("elsewhere/Data_Entry_2017.csv", "a") as table:
         for name in (f"{seen[:8]}_777.png", "00009999_000.png"):
             table.write(f"{name},Mass,000,{name[:8]},050Y,F,PA,64,64,0.1,0.1\n")
-    words = ("--test", "--ckpt", two_epochs / "last.pth", "--data_path", "elsewhere", "--no-cache")
+    held = load_plain(two_epochs / "last.pth")
+    held["args"]["subset"] = "list of the training data.txt"
+    Path("checkpoints").mkdir()
+    torch.save(held, "checkpoints/last.pth")
+    words = ("--test", "--ckpt", "last.pth", "--data_path", "elsewhere", "--no-cache")
     assert chest(*words) == 0
     said = capsys.readouterr().out
+    assert "--subset list of the training data.txt is left out" in said
     assert "1 image left out: their patients are in another part" in said
     assert "are not the ones of the checkpoint" in said and "Mass" in said
     images = read_scores(Path("checkpoints/last_test_scores.csv")).image_names.tolist()

@@ -1,5 +1,6 @@
 """Options: what a checkpoint adds to a command line, and what it cannot change."""
 
+import os
 from typing import Any
 
 import pytest
@@ -57,6 +58,23 @@ def test_what_an_epoch_depends_on_can_change_between_epochs(
     another_stage = resumed(flag, value, "--stage", 2)
     assert len(another_stage.merged_with(STORED, epoch_under_way=True)[1]) == 2
     assert len(resumed(flag, value).merged_with(STORED, epoch_under_way=False)[1]) == 1
+
+
+@pytest.mark.parametrize("elsewhere", ["other", "data/other", "/data"])
+def test_a_test_of_another_folder_leaves_the_list_of_images_out(elsewhere: str) -> None:
+    stored = {**STORED, "subset": "list.txt"}
+    words = ("--test", "--ckpt", "a.pth", "--data-path")
+    for folder in ("data", "./data/", "other/../data", os.path.abspath("data")):
+        merged, said = made_options(*words, folder).merged_with(stored, epoch_under_way=False)
+        assert merged.subset == "list.txt"
+    merged, said = made_options(*words, elsewhere).merged_with(stored, epoch_under_way=False)
+    assert merged.subset is None
+    reason = f"it lists images of data, not of {elsewhere}"
+    assert said[0] == f"the checkpoint's --subset list.txt is left out: {reason}"
+    typed = made_options(*words, elsewhere, "--subset", "b.txt")
+    assert typed.merged_with(stored, epoch_under_way=False)[0].subset == "b.txt"
+    moved = resumed("--data-path", elsewhere).merged_with(stored, epoch_under_way=False)[0]
+    assert moved.subset == "list.txt"
 
 
 def test_flags_of_the_machine_are_typed_again_to_resume() -> None:

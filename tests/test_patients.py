@@ -3,26 +3,14 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from spellings import BLANKS, spelling_of
 
-from chestxray.patients import patient_key, read_patients
-
-BLANKS = st.text(" \t\u00a0", max_size=2)
-
-
-@st.composite
-def respelled(draw: st.DrawFn) -> tuple[int, str]:
-    """A number and one of its spellings."""
-    number = draw(st.integers(0, 10**12))
-    text = (
-        "0" * draw(st.integers(0, 8)) + str(number) + draw(st.sampled_from(["", ".0", ".", ".00"]))
-    )
-    return number, draw(BLANKS) + draw(st.sampled_from(["", "'"])) + text + draw(BLANKS)
+from chestxray.patients import nih_spelling, patient_key, read_patients
 
 
-@given(respelled())
-def test_every_spelling_of_a_number_is_one_key(case: tuple[int, str]) -> None:
-    number, text = case
-    assert patient_key(text) == str(number)
+@given(st.integers(0, 10**12), st.data())
+def test_every_spelling_of_a_number_is_one_key(number: int, data: st.DataObject) -> None:
+    assert patient_key(data.draw(spelling_of(number))) == str(number)
 
 
 @given(st.text(max_size=12) | st.text("' 0.13", max_size=8), BLANKS)
@@ -48,6 +36,13 @@ def test_other_ids_are_kept_as_they_are(text: str) -> None:
 def test_a_number_rounded_by_a_spreadsheet_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="spreadsheet has rounded"):
         patient_key(text)
+
+
+@given(st.integers(0, 10**10), st.integers(0, 10**10))
+def test_nihs_spelling_is_one_for_each_key(a: int, b: int) -> None:
+    assert patient_key(nih_spelling(str(a))) == str(a)
+    assert (nih_spelling(str(a)) == nih_spelling(str(b))) == (a == b)
+    assert [nih_spelling(key) for key in ("13", "P13")] == ["00000013", "P13"]
 
 
 def test_the_first_spelling_is_shown_and_the_others_counted() -> None:

@@ -118,12 +118,85 @@ def test_scores_of_other_models_are_read_with_any_classes(
         ("image,patient,y_A,p_A\na,,0,0.5\nb,1,0,0.5\n", "1 row without patient"),
         ("name,score\na,0.5\n", "needs columns image, y_<class> and p_<class> and has name, score"),
         ("", "is not a scores CSV"),
+        ("\x89PNG\r\n\x1a", "is not a scores CSV"),
+        ("image,y_A,p_A\na,0,0,5\n", "line 2 has|its rows have more fields than its header"),
+        ("image,y_A,p_A\na,0,0.5\nb,0,0,5\n", "line 3 has 4 fields, and the header 3"),
+        ('image,y_A,p_A\na,0,0.5\n"b,0,0.5\n', "a quote that opens in line 3 is never closed"),
+        ('image,y_A,p_A\na,0,"0,5"\n', "p_A of a is not a finite .*: '0,5'.*with a point"),
+        ("image;y_A;p_A\na;0;0.5\n", "separated by semicolons; save it with commas$"),
+        ("image;y_A;p_A\na;0;0,5\n", "by semicolons; save it with commas between .* and points"),
+        ("image\ty_A\tp_A\na\t0\t0.5\n", "separated by tabs"),
+        ("image,y_A,p_A,y_A,p_A\na,0,0.5,0,0.5\n", "columns listed twice: p_A, y_A"),
+        ("image,y_A,p_A\na\n", "y_A of a|labels are missing"),
+        ("image,patient,y_A,p_A\na\n", "1 row without patient"),
+        (
+            "image,patient,y_A,p_A\na,1,0,0.5\n\nb,1.3E+01,0,0.5\n",
+            "1 patient that a spreadsheet has rounded, 1.3E.01 for example: lines 4; export",
+        ),
+        (
+            "image,y_A,y_B,p_A,p_B\na,,-1,0.5,0.5\nb,1,nan,0.5,0.5\n",
+            r"labels are missing \(empty, NaN or -1\): 1 of A, 2 of B; --exclude A B leaves out",
+        ),
+        ("image,y_No Finding,p_No Finding\na,NA,0.5\n", "--exclude 'No Finding' leaves"),
+        ("image,prob_A,true_A\na,0.5,0\n", "rename true_<class> to y_<class>, prob_<class> to p_"),
+        ("Image Index,y_A,p_A\na,0,0.5\n", "rename Image Index to image$"),
+        ("filename,Patient ID,y_A,p_A\n", "rename filename to image, Patient ID to patient$"),
+        ("image,age,A,B\na,9,0,1\n", r"rename the labels A, B to y_A .* \(scores are called p_A"),
+        ("image,A,B,fold,p_A,p_B\na,0,1,3,0.5,0.5\n", "rename the labels A, B to y_A and so on$"),
+        ("image,A,prob_A\na,0,0.5\n", "rename prob_<class> to p_<class>, the labels A to y_A"),
     ],
 )
 def test_the_reader_refuses_and_says_where(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "s.csv").write_text(text)
     with pytest.raises(ValueError, match=message):
         read_scores(tmp_path / "s.csv")
+
+
+YES = st.sampled_from(["1", "1.0", "True", "TRUE", "true", " true "])
+NO = st.sampled_from(["0", "0.0", "False", "FALSE", "false", "-0"])
+NONE = st.sampled_from(["", "nan", "NaN", "NA", "N/A", "<NA>", "None", "-1", "-1.0", "-1.00"])
+
+
+@given(st.lists(st.booleans(), min_size=1, max_size=6), st.data())
+def test_labels_are_read_as_others_write_them(truth: list[bool], data: st.DataObject) -> None:
+    rows = [f"{k},{data.draw(YES if yes else NO)},0.5\n" for k, yes in enumerate(truth)]
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "s.csv"
+        path.write_text("image,y_A,p_A\n" + "".join(rows))
+        assert read_scores(path).targets[:, 0].tolist() == truth
+
+
+@given(NONE)
+def test_an_excluded_class_may_lack_labels_and_scores(text: str) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "s.csv"
+        path.write_text(f"image,y_A,y_B,p_A,p_B\na,1,{text},0.5,\nb,0,x,0.25,7\n")
+        table = read_scores(path, exclude=lambda name: name in "BC")
+        assert (table.classes, table.excluded) == (("A",), ("B",))
+        assert table.targets.tolist() == [[1], [0]] and table.scores.tolist() == [[0.5], [0.25]]
+        path.write_text(f"image,y_A,y_B,p_A,p_B\na,1,{text},0.5,0.5\nb,0,0,0.25,0.5\n")
+        with pytest.raises(ValueError, match="1 of B; --exclude B leaves out what has none"):
+            read_scores(path)
+        with pytest.raises(ValueError, match="1 of B; without any y_ columns the file is read"):
+            read_scores(path, labels=False)
+        with pytest.raises(ValueError, match="no class is left of A, B"):
+            read_scores(path, exclude=lambda name: True)
+
+
+def test_files_that_are_no_csv_are_called_what_they_are(tmp_path: Path) -> None:
+    for content, kind in (
+        (b"PK\x03\x04....", "a zip archive or an Excel workbook; save it as CSV"),
+        ("image,y_A,p_A\n".encode("utf-16"), "text in UTF-16; save it as CSV in UTF-8"),
+        (gzip.compress(b"image,y_A,p_A\na,0,0.5\n"), "packed by gzip; give its name the ending"),
+        ("image,y_A,p_A\né,0,0.5\n".encode("latin-1"), "it is not text in UTF-8"),
+    ):
+        (tmp_path / "s.csv").write_bytes(content)
+        with pytest.raises(ValueError, match=f"s.csv is not a scores CSV: .*{kind}"):
+            read_scores(tmp_path / "s.csv")
+    with pytest.raises(FileNotFoundError, match="the file .*nowhere.csv does not exist$"):
+        read_scores(tmp_path / "nowhere.csv")
+    with pytest.raises(ValueError, match="is a folder, not a file"):
+        read_scores(tmp_path)
 
 
 def test_the_metrics_lie_beside_the_scores(tmp_path: Path) -> None:

@@ -55,7 +55,9 @@ def apply(args: argparse.Namespace) -> list[str]:
         raise FileExistsError(f"{folder} holds the thresholds: --out names another folder")
     if not args.overwrite:
         output_folder.refuse_other_application(folder, applied)
-    table = take_split(source, read_scores(source, labels=False), split)
+    table = take_split(
+        source, read_scores(source, labels=False, exclude=stored.config.leaves_out), split
+    )
     table = _take_classes(source, table, stored, args.apply)
     report = _report(stored, table, applied, args.untouched)
     roles = np.full(len(table.image_names), "eval", dtype=object)
@@ -122,7 +124,7 @@ def _take_classes(
             f"{source} has no class {join_limited(missing)}, which {stored_path} has thresholds for"
         )
     columns = [table.classes.index(name) for name in stored.classes]
-    notes = (*table.notes, *left_out_note(table.classes, stored.classes))
+    notes = (*table.notes, *left_out_note(table.excluded))
     return replace(table.take(np.ones(len(table.image_names), dtype=bool), columns), notes=notes)
 
 

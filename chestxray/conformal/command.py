@@ -20,7 +20,6 @@ from chestxray.conformal.options import FRESH, Config, config_of, unique_alphas
 from chestxray.conformal.report import left_out_note
 from chestxray.conformal.resplits import cut_patients
 from chestxray.conformal.risks import RISKS
-from chestxray.labels import is_no_finding
 from chestxray.runtime.files import file_digest
 from chestxray.runtime.text import join_limited, plural
 from chestxray.scores import Scores, read_scores
@@ -31,9 +30,9 @@ FRONTIER = [f"{percent / 100:g}" for percent in range(5, 75, 5)]
 def calibrate_and_evaluate(args: argparse.Namespace) -> int:
     """Do what the flags ask for; returns the exit code."""
     alphas = unique_alphas(args.alpha or [])
-    table = select(read_scores(args.csv), args)
-    split = None if table.splits is None else str(table.splits[0])
-    config = replace(config_of(args), split=split)
+    config = config_of(args)
+    table = select(read_scores(args.csv, exclude=config.leaves_out), args)
+    config = replace(config, split=None if table.splits is None else str(table.splits[0]))
     folder = args.out or output_folder.default_folder(args.csv, config)
     if alphas and not args.overwrite:
         digest = file_digest(args.csv)
@@ -59,30 +58,24 @@ def calibrate_and_evaluate(args: argparse.Namespace) -> int:
 
 
 def select(table: Scores, args: argparse.Namespace) -> Scores:
-    """The rows of the split and the columns of the classes that are asked for."""
+    """The rows of the split that is asked for."""
     if table.splits is None:
+        if args.untouched:
+            raise ValueError(f"{args.csv} has no split column: leave --untouched out")
         print(
             f"{args.csv} has no split column: all {plural(len(table.image_names), 'row')} are used"
         )
     split = args.split or ("val" if args.frontier else FRESH)
     table = take_split(args.csv, table, split)
-    unknown = sorted(set(args.exclude) - set(table.classes))
+    classes = (*table.classes, *table.excluded)
+    unknown = sorted(set(args.exclude) - set(classes))
     if unknown:
         raise ValueError(
-            f"--exclude {join_limited(unknown)}: the classes are {join_limited(table.classes, 20)}"
-        )
-    left_out = set(args.exclude)
-    if not args.include_no_finding:
-        left_out |= set(filter(is_no_finding, table.classes))
-    kept = [k for k, name in enumerate(table.classes) if name not in left_out]
-    if not kept:
-        raise ValueError(
-            f"no class of {args.csv} counts: {join_limited(sorted(left_out))} left out"
+            f"--exclude {join_limited(unknown)}: the classes are {join_limited(classes, 20)}"
         )
     if args.unit == "patient" and table.patients is None:
         raise ValueError(f"{args.csv} has no patient column: --unit image must be typed")
-    chosen = table.take(np.ones(len(table.image_names), dtype=bool), kept)
-    return replace(chosen, notes=(*table.notes, *left_out_note(table.classes, chosen.classes)))
+    return replace(table, notes=(*table.notes, *left_out_note(table.excluded)))
 
 
 def draw_calibration(rows: Rows, config: Config) -> np.ndarray:

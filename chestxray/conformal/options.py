@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from chestxray.conformal.risks import RISKS, Risk
+from chestxray.labels import is_no_finding
 from chestxray.runtime.cli import Parser, number
 from chestxray.runtime.text import join_limited
 
@@ -44,6 +45,10 @@ class Config:
     def target_risk(self) -> Risk:
         """The risk to be controlled, with the chosen conventions for 0/0."""
         return RISKS[self.risk](self.no_positive, self.empty)
+
+    def leaves_out(self, name: str) -> bool:
+        """Return whether a class takes no part in sets and risks."""
+        return name in self.exclude or (is_no_finding(name) and not self.include_no_finding)
 
     def to_json(self) -> dict[str, object]:
         """All options by their flags."""

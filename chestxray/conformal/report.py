@@ -238,9 +238,9 @@ def classes_text(classes: tuple[str, ...]) -> str:
     return f"Classes that count ({len(classes)}): {join_limited(classes, most=len(classes))}."
 
 
-def left_out_note(classes: tuple[str, ...], kept: tuple[str, ...]) -> tuple[str, ...]:
+def left_out_note(excluded: tuple[str, ...]) -> tuple[str, ...]:
     """Say that No Finding takes no part, where a file has it and it does not count."""
-    if not any(is_no_finding(name) for name in set(classes) - set(kept)):
+    if not any(map(is_no_finding, excluded)):
         return ()
     return (
         "No Finding takes no part in sets and risks (--include-no-finding counts it); a set "

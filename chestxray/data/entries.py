@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from chestxray.csv_files import unpacked
 from chestxray.data.tables import check_names, find_tables, folders_below, read_tables
 from chestxray.labels import CLASSES
 from chestxray.runtime.text import join_limited, plural
@@ -31,12 +32,14 @@ class Entries:
         lists: the official lists, "train_val" and "test" -> image names; None without lists.
         fingerprint: SHA-256 of each label table, by file name.
         notes: what was counted and left out, a sentence each.
+        table_names: every image that the tables name, those without an image here included.
     """
 
     rows: pd.DataFrame
     lists: dict[str, set[str]] | None
     fingerprint: dict[str, str]
     notes: list[str]
+    table_names: frozenset[str] = frozenset()
 
     def label_counts(self) -> dict[str, int]:
         """Images by class."""
@@ -68,7 +71,8 @@ def read_entries(folder: Path, subset: Path | None = None) -> Entries:
         notes.append(note)
     lists = read_lists(folder, rows["image"])
     rows = rows.sort_values("image", kind="stable").reset_index(drop=True)
-    return Entries(rows, lists, table.fingerprint, [*table.notes, *notes])
+    names = frozenset(table.rows["image"])
+    return Entries(rows, lists, table.fingerprint, [*table.notes, *notes], names)
 
 
 def find_images(folder: Path) -> pd.DataFrame:
@@ -151,11 +155,17 @@ def _describe_mismatch(table: pd.DataFrame, images: pd.DataFrame, folder: Path) 
 
 
 def read_names(path: Path) -> list[str]:
-    """Image names of a list file, one per line, without folders before and labels behind."""
+    """Image names of a list file, one per line, without folders before and labels behind.
+
+    Raises:
+        FileNotFoundError, ValueError: no file, not a text, or names that cannot be file names.
+    """
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = unpacked(path).decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not a text file in UTF-8: {error}") from error
+        raise ValueError(
+            f"{path} is not a text file in UTF-8; it needs image names, one a line"
+        ) from error
     lines = pd.Series(text.split("\n"), dtype=str).map(lambda s: _LABEL_VECTOR.sub("", s).strip())
     lines.index -= 1  # without a header
     names = lines[lines != ""].map(lambda line: line.replace("\\", "/").rsplit("/", 1)[-1])
@@ -214,8 +224,10 @@ def _check_same_bytes(repeats: pd.DataFrame) -> None:
 
 
 def _keep_subset(rows: pd.DataFrame, subset: Path) -> tuple[pd.DataFrame, str]:
-    if not subset.is_file():
-        raise FileNotFoundError(f"the subset file {subset} does not exist")
+    if not subset.exists():
+        raise FileNotFoundError(
+            f"the subset file {subset} does not exist; --subset FILE names another"
+        )
     names = set(read_names(subset))
     kept = rows[rows["image"].isin(names)]
     if kept.empty:

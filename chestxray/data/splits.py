@@ -9,6 +9,7 @@ import pandas as pd
 
 from chestxray.data.entries import PARTS, Entries
 from chestxray.labels import CLASSES
+from chestxray.patients import nih_spelling, patient_key
 from chestxray.runtime.text import join_limited, plural
 
 VAL_SHARE, TEST_SHARE = 0.1, 0.2  # of the patients
@@ -23,7 +24,7 @@ class Split:
         seed: of the draw.
         official: drawn with the official lists.
         image_names: by part of the split.
-        patients: by part of the split, one for each of its images.
+        patients: by part of the split, one for each of its images, as they were spelled then.
     """
 
     seed: int
@@ -104,11 +105,12 @@ def draw_split(rows: pd.DataFrame, lists: dict[str, set[str]] | None, seed: int)
     """
     in_test = rows["image"].isin(lists["test"]).to_numpy() if lists else np.zeros(len(rows), bool)
     parts = np.where(in_test, "test", "train").astype(object)
-    patients = np.random.default_rng(seed).permutation(np.unique(rows["patient"][~in_test]))
+    keys = _keys(rows["patient"])
+    patients = np.random.default_rng(seed).permutation(np.unique(keys[~in_test]))
     n_val, n_test = round(VAL_SHARE * len(patients)), round(TEST_SHARE * len(patients))
-    parts[~in_test & rows["patient"].isin(patients[:n_val])] = "val"
+    parts[~in_test & keys.isin(patients[:n_val])] = "val"
     if lists is None:
-        parts[rows["patient"].isin(patients[n_val : n_val + n_test])] = "test"
+        parts[keys.isin(patients[n_val : n_val + n_test])] = "test"
     check_patients(rows["patient"], parts)
     if not (parts == "train").any():
         raise ValueError(
@@ -120,9 +122,12 @@ def draw_split(rows: pd.DataFrame, lists: dict[str, set[str]] | None, seed: int)
 
 def check_patients(patients: pd.Series, parts: np.ndarray) -> None:
     """Raise ValueError where a patient is in two parts; images with the part "" do not count."""
-    assigned = pd.DataFrame({"patient": patients.to_numpy(), "part": parts})
-    assigned = assigned[assigned["part"] != ""].drop_duplicates()
-    shared = assigned[assigned["patient"].duplicated()]["patient"].unique()
+    assigned = pd.DataFrame(
+        {"patient": patients.to_numpy(), "key": _keys(patients).to_numpy(), "part": parts}
+    )
+    assigned = assigned[assigned["part"] != ""].drop_duplicates(["key", "part"])
+    several = assigned[assigned.duplicated("key", keep=False)]
+    shared = several.drop_duplicates("key")["patient"]
     if len(shared):
         raise ValueError(
             f"{plural(len(shared), 'patient')} in more than one part of the split (do the "
@@ -131,7 +136,7 @@ def check_patients(patients: pd.Series, parts: np.ndarray) -> None:
 
 
 def assign_splits(
-    entries: Entries, stored: Split | None, seed: int, test: bool
+    entries: Entries, stored: Split | None, seed: int, test: bool, same_patients: bool = False
 ) -> tuple[pd.DataFrame, list[str]]:
     """Add the column split to the rows of a data folder, and drop the rows that are in no part.
 
@@ -140,14 +145,19 @@ def assign_splits(
         stored: the split of the checkpoint; None draws one.
         seed: of the draw.
         test: images that the stored split does not know may be scored; training leaves them out.
+        same_patients: of a test: an id means the patient whom it means in the stored split, also
+            where the data folder names none of its images.
 
     Returns:
         The rows, and notes for the user.
     """
     if stored is None:
         parts, notes = _draw_with_notes(entries, seed)
+    elif test:
+        parts, notes = _restore_for_test(entries, stored, same_patients)
     else:
-        parts, notes = _restore_with_notes(entries, stored, test)
+        parts, notes = restore_split(entries.rows, stored)
+        notes.insert(0, "split: the checkpoint's")
     check_patients(entries.rows["patient"], parts)
     notes[0] += "; 0 patients shared"
     if not (parts != "").any():
@@ -168,17 +178,24 @@ def _draw_with_notes(entries: Entries, seed: int) -> tuple[np.ndarray, list[str]
     return parts, notes
 
 
-def _restore_with_notes(
-    entries: Entries, stored: Split, test: bool
+def _restore_for_test(
+    entries: Entries, stored: Split, same_patients: bool
 ) -> tuple[np.ndarray, list[str]]:
     parts, notes = restore_split(entries.rows, stored)
-    notes.insert(0, "split: the checkpoint's")
-    if stored.is_empty:
+    known = {name for names in stored.image_names.values() for name in names}
+    others = known.isdisjoint({*entries.table_names, *entries.rows["image"]})
+    if stored.is_empty or others:
         notes = [f"split: {'the official lists' if entries.lists else 'all test'}"]
-    if test:
-        parts, more = assign_unseen(entries.rows, parts, stored, entries.lists)
-        notes += more
-    return parts, notes
+    else:
+        notes.insert(0, "split: the checkpoint's")
+    if others and not stored.is_empty and not same_patients:
+        notes.append(
+            "the run's split has none of these images: their patients are taken for other people, "
+            "equal ids or not (--same-patients says that equal ids are the same people)"
+        )
+        stored = Split.empty()
+    parts, more = assign_unseen(entries.rows, parts, stored, entries.lists)
+    return parts, notes + more
 
 
 def check_training_part(image_names: np.ndarray, stored: Split, same_tables: bool) -> None:
@@ -241,8 +258,16 @@ def assign_unseen(
         rows["image"].isin(lists["test"]).to_numpy() if lists else np.ones(len(rows), bool)
     )
     assigned = np.where(new, np.where(listed_test, "test", "train"), parts)
-    part_of = stored.rows().drop_duplicates("patient").set_index("patient")["split"]
-    known = rows["patient"].map(part_of).astype(object).fillna("").to_numpy(dtype=object)
+    there = stored.rows()
+    try:
+        there["patient"] = _keys(there["patient"])
+    except ValueError as error:
+        raise ValueError(
+            f"the checkpoint's split cannot tell its patients apart: {error}; train anew with a "
+            "table whose ids are whole"
+        ) from error
+    part_of = there.drop_duplicates("patient").set_index("patient")["split"]
+    known = _keys(rows["patient"]).map(part_of).astype(object).fillna("").to_numpy(dtype=object)
     leaking = new & (known != "") & (known != assigned)
     assigned = np.where(leaking, "", assigned).astype(object)
     if not leaking.any():
@@ -258,6 +283,11 @@ def rows_digest(rows: pd.DataFrame) -> str:
     names = "\n".join(rows["image"] + "\t" + rows["split"]).encode()
     labels = rows[list(CLASSES)].to_numpy(dtype=np.uint8).tobytes()
     return f"{len(rows):,}, {hashlib.sha256(names + labels).hexdigest()[:16]}"
+
+
+def _keys(patients: pd.Series) -> pd.Series:
+    """What patients are compared and ordered by; NIH's eight digits keep the draw of a seed."""
+    return patients.map({text: nih_spelling(patient_key(text)) for text in patients.unique()})
 
 
 def _lines(text: str) -> list[str]:

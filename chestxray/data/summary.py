@@ -7,11 +7,12 @@ from chestxray.labels import CLASSES
 from chestxray.runtime.text import join_limited
 
 
-def summary(rows: pd.DataFrame) -> str:
+def summary(rows: pd.DataFrame, test: bool = False) -> str:
     """Count images and patients by part of the split and by class, in a table for people.
 
     Args:
         rows: as in Entries, with the column split.
+        test: leave out what only matters to a training.
     """
     parts = [part for part in PARTS if (rows["split"] == part).any()]
     columns = {part: rows[rows["split"] == part] for part in parts}
@@ -26,14 +27,20 @@ def summary(rows: pd.DataFrame) -> str:
         line("patients", [part["patient"].nunique() for part in columns.values()]),
         *(line(name, [int(part[name].sum()) for part in columns.values()]) for name in CLASSES),
     ]
-    if "train" in parts and "val" not in parts:
+    if "train" in parts and not test:
+        lines += _gaps(columns)
+    return "\n".join([*lines, _people(rows)])
+
+
+def _gaps(columns: dict[str, pd.DataFrame]) -> list[str]:
+    """What a training with these rows by part of the split will lack."""
+    lines = []
+    if "val" not in columns:
         lines.append("no images for validation: best.pth will be the last epoch")
-    untrained = [
-        name for name in CLASSES if "train" in columns and not columns["train"][name].any()
-    ]
+    untrained = [name for name in CLASSES if not columns["train"][name].any()]
     if untrained:
         lines.append(f"no training image has {join_limited(untrained)}: their scores mean nothing")
-    return "\n".join([*lines, _people(rows)])
+    return lines
 
 
 def describe_change(entries: Entries, files: dict[str, str], labels: dict[str, int]) -> list[str]:

@@ -5,19 +5,17 @@ tables with the same columns; plain or .gz. Columns are found by name, never by 
 2017 header ends in a stray comma and its unquoted `OriginalImage[Width,Height]` is two columns.
 """
 
-import csv
-import gzip
 import hashlib
-import io
 import re
-import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from chestxray.labels import CLASSES, canonical, encode, split_labels
+from chestxray.csv_files import check_form, header_of, read_texts, unpacked
+from chestxray.labels import CLASSES, canonical, decode, encode, split_labels
+from chestxray.patients import Patients, is_rounded, read_patients
 from chestxray.runtime.text import is_harmless, join_limited, plural
 
 # Names of each column, in lower case, everything but letters and digits as one space.
@@ -34,6 +32,11 @@ _NEEDED = ("image", "labels")
 _TABLE_NAME = re.compile(r"data_entry|sample_labels", re.IGNORECASE)
 _OLDEST = 120  # years; the 2017 release has ages up to 414, which are typing errors
 _YEARS = {"Y": 1.0, "": 1.0, "M": 1 / 12, "D": 1 / 365.25}
+# Both releases of NIH have these columns. Ages are 058Y in that of 2017 and 58 in that of 2020, of
+# which some copies say Patient Sex. Neither the file's name nor the form of the ids tells: copies
+# of the later one bear the name of the first, and programs that save a table drop the zeros.
+_OF_NIH = {"follow up", "patient id", "patient age", "view position"}
+_OLD_AGE, _NEW_AGE = r"\d{3}[YMD]", r"\d{1,3}"
 
 
 @dataclass(frozen=True)
@@ -41,15 +44,23 @@ class Table:
     """One label table, or the union of several.
 
     Attributes:
-        rows: columns image, patient (text, NIH's with eight digits), age (years, NaN unknown), sex,
-            view (text, "" unknown), and the 15 classes (uint8); one row per image.
+        rows: columns image, patient (text, NIH's with eight digits, others as first spelled), age
+            (years, NaN unknown), sex, view (text, "" unknown), and the 15 classes (uint8); one row
+            per image.
         fingerprint: SHA-256 of each file's unpacked bytes, by file name.
         notes: for the user.
+        release: year of NIH's release that it is a copy of; None where it is another table, or
+            several.
     """
 
     rows: pd.DataFrame
     fingerprint: dict[str, str]
     notes: list[str] = field(default_factory=list)
+    release: int | None = None
+
+    @property
+    def name(self) -> str:
+        return join_limited(self.fingerprint)
 
 
 def find_tables(folder: Path) -> list[Path]:
@@ -58,13 +69,17 @@ def find_tables(folder: Path) -> list[Path]:
     Raises:
         FileNotFoundError: there are none.
     """
+    others = []
     for level in ([folder], folders_below(folder)):
         files = sorted(path for parent in level for path in parent.iterdir() if _is_csv(path))
         tables = [path for path in files if _is_table(path)]
         if tables:
             return tables
+        others += files
+    found = f"; {_fault_of_header(others[0])}" if others else ""
     raise FileNotFoundError(
-        f"there is no label table (Data_Entry_2017.csv, for example) in {folder} or one level below"
+        f"there is no label table (Data_Entry_2017.csv, for example) in {folder} or one level "
+        f"below{found}"
     )
 
 
@@ -75,22 +90,56 @@ def folders_below(folder: Path) -> list[Path]:
 
 
 def read_tables(paths: list[Path]) -> Table:
-    """Read the union of several tables by image; where two differ, the one with more rows wins."""
-    tables = sorted((read_table(path) for path in paths), key=lambda t: -len(t.rows))
-    rows = tables[0].rows
+    """Read the union of several tables by image.
+
+    Where two label an image differently, the one with more rows is used; of two with as many, the
+    later release of NIH.
+
+    Raises:
+        ValueError: see read_table; two tables differ, and nothing says which of them to use.
+    """
+    tables = sorted(map(read_table, paths), key=lambda t: (-len(t.rows), -(t.release or 0)))
     notes = [note for table in tables for note in table.notes]
-    for table in tables[1:]:
-        known = table.rows.set_index("image")[list(CLASSES)]
-        ours = rows[rows["image"].isin(known.index)]
-        theirs = known.loc[ours["image"]].to_numpy()
-        differing = int((ours[list(CLASSES)].to_numpy() != theirs).any(axis=1).sum())
-        if differing:
-            notes.append(
-                f"{plural(differing, 'image')} labelled differently in "
-                f"{join_limited(table.fingerprint)} and in a table with more rows, which is used"
-            )
-        rows = pd.concat([rows, table.rows[~table.rows["image"].isin(rows["image"])]])
-    return Table(rows.reset_index(drop=True), _joint_fingerprint(tables), notes)
+    used: list[pd.DataFrame] = []  # of each table
+    for table in tables:
+        for first, rows in zip(tables, used, strict=False):
+            notes += _compare(first, rows, table)
+        known = {name for rows in used for name in rows["image"]}
+        used.append(table.rows[~table.rows["image"].isin(known)])
+    rows = pd.concat(used, ignore_index=True)
+    found = read_patients(rows["patient"])
+    rows["patient"] = _shown(found)
+    if found.respelled:
+        notes.append(f"the tables spell {plural(found.respelled, 'patient')} differently")
+    return Table(rows, _joint_fingerprint(tables), notes)
+
+
+def _compare(first: Table, used: pd.DataFrame, table: Table) -> list[str]:
+    """Say how many images a table labels differently than an earlier one, and why that is used.
+
+    Raises:
+        ValueError: nothing says which of the two to use.
+    """
+    known = table.rows.set_index("image")[list(CLASSES)]
+    ours = used[used["image"].isin(known.index)].set_index("image")[list(CLASSES)]
+    theirs = known.loc[ours.index]
+    differing = ours.index[(ours.to_numpy() != theirs.to_numpy()).any(axis=1)]
+    if differing.empty:
+        return []
+    count = f"{plural(len(differing), 'image')} labelled differently in {table.name} and in"
+    if len(first.rows) > len(table.rows):
+        return [f"{count} {first.name}, which has more rows and is used"]
+    if first.release and table.release and first.release > table.release:
+        return [
+            f"{count} {first.name}, which is used: it has the form of NIH's release of "
+            f"{first.release}, and {table.name} that of {table.release}"
+        ]
+    image = differing[0]
+    labels = [decode(each.loc[image].to_numpy()) for each in (theirs, ours)]
+    raise ValueError(
+        f"{count} {first.name}, {image} for example: {labels[0]} and {labels[1]}; nothing says "
+        f"which is newer, and both have {plural(len(table.rows), 'row')}: remove one of them"
+    )
 
 
 def _joint_fingerprint(tables: list[Table]) -> dict[str, str]:
@@ -110,11 +159,13 @@ def read_table(path: Path) -> Table:
         ValueError: rows whose name, labels or patient cannot be used, all of a kind together with
             their line numbers; missing columns; a file that is not a CSV.
     """
-    content = _unpacked(path)
-    text = _read_texts(path, content)
+    content = unpacked(path)
+    text = _read_columns(path, content)
     check_names(path, text["image"])
     targets, notes = _encode_column(path, text["labels"], text["image"])
-    rows = pd.DataFrame({"image": text["image"], "patient": _patients(path, text)})
+    patients, more = _read_patients(path, text)
+    notes += more
+    rows = pd.DataFrame({"image": text["image"], "patient": patients})
     rows["age"] = _ages(text["age"]) if "age" in text else np.nan
     rows["sex"] = text["sex"] if "sex" in text else ""
     rows["view"] = text["view"] if "view" in text else ""
@@ -124,27 +175,27 @@ def read_table(path: Path) -> Table:
         notes.append(
             f"{path.name}: {plural(repeated, 'row')} repeated with equal labels, read once"
         )
-    return Table(rows, {path.name: hashlib.sha256(content).hexdigest()}, notes)
+    digest = hashlib.sha256(content).hexdigest()
+    return Table(rows, {path.name: digest}, notes, _release(header_of(content), text))
 
 
-def _read_texts(path: Path, content: bytes) -> pd.DataFrame:
+def _read_columns(path: Path, content: bytes) -> pd.DataFrame:
     """The columns that we know, as texts under our names; a row's index gives its line."""
     columns = _columns(path, content)
-    try:
-        text = pd.read_csv(
-            io.BytesIO(content),
-            usecols=list(columns.values()),
-            dtype=str,
-            keep_default_na=False,  # else the texts NA and None become NaN
-            index_col=False,  # else a field too many on every row shifts the columns
-            encoding="utf-8-sig",
-            skip_blank_lines=False,  # so that a row's index gives its line
-        )
-    except (pd.errors.ParserError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: {error}") from error
-    text = text.fillna("").rename(columns={theirs: ours for ours, theirs in columns.items()})
+    text = read_texts(path, content, "label table", list(columns.values()))
+    text = text.rename(columns={theirs: ours for ours, theirs in columns.items()})
     text = text.apply(lambda column: column.str.strip())
     return text[(text["image"] != "") | (text["labels"] != "")]  # no blank lines
+
+
+def _release(header: list[str], text: pd.DataFrame) -> int | None:
+    """Year of NIH's release that a table is a copy of; None where it is none."""
+    names = {_plain(name) for name in header}
+    if text.empty or not _OF_NIH <= names:
+        return None
+    if "patient sex" in names or text["age"].str.fullmatch(_NEW_AGE).all():
+        return 2020
+    return 2017 if text["age"].str.fullmatch(_OLD_AGE).all() else None
 
 
 def _is_csv(path: Path) -> bool:
@@ -153,34 +204,22 @@ def _is_csv(path: Path) -> bool:
 
 
 def _is_table(path: Path) -> bool:
-    if _TABLE_NAME.search(path.name):
-        return True  # reading it tells what is wrong with it
+    # Of a file with such a name, reading it tells what is wrong with it.
+    return bool(_TABLE_NAME.search(path.name)) or not _fault_of_header(path)
+
+
+def _fault_of_header(path: Path) -> str:
+    """Why a file is not a label table, as far as its first line tells; "" where it may be one."""
     try:
-        header = _header(_unpacked(path, most=1 << 16))
-    except ValueError:  # a damaged archive of something else
-        return False
-    return all(name in _named_columns(header) for name in _NEEDED)
-
-
-def _unpacked(path: Path, most: int = -1) -> bytes:
-    try:
-        with gzip.open(path) if path.suffix.lower() == ".gz" else open(path, "rb") as file:
-            return file.read(most)
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise ValueError(f"{path} is not a complete gzip file: {error}") from error
-
-
-def _header(content: bytes) -> list[str]:
-    first = re.split(rb"[\r\n]", content, maxsplit=1)[0].decode("utf-8-sig", errors="replace")
-    try:
-        return next(csv.reader([first]), [])
-    except csv.Error:  # a line too long for a header
-        return []
+        _columns(path, unpacked(path, most=1 << 16))
+    except ValueError as error:
+        return str(error)
+    return ""
 
 
 def _named_columns(header: list[str]) -> dict[str, str]:
     """Our names of the columns that a header has -> its own."""
-    known = {re.sub(r"[^a-z0-9]+", " ", name.casefold()).strip(): name for name in reversed(header)}
+    known = {_plain(name): name for name in reversed(header)}
     return {
         ours: known[alias]
         for ours, aliases in _COLUMNS.items()
@@ -189,18 +228,19 @@ def _named_columns(header: list[str]) -> dict[str, str]:
     }
 
 
+def _plain(name: str) -> str:
+    return re.sub(r"[^a-z0-9]+", " ", name.casefold()).strip()
+
+
 def _columns(path: Path, content: bytes) -> dict[str, str]:
-    header = _header(content)
+    header = header_of(content)
     columns = _named_columns(header)
     if all(name in columns for name in _NEEDED):
         return columns
-    line = ",".join(header)
-    for separator, name in ((";", "semicolon"), ("\t", "tab")):
-        if line.count(separator) > line.count(","):
-            raise ValueError(f"{path} is separated by {name}s; save it with commas")
+    check_form(path, content, "label table")
     raise ValueError(
         f"{path} is not a label table: it needs columns Image Index and Finding Labels and has "
-        f"{join_limited(header) or 'none'}"
+        f"{join_limited(header) or 'none'} (docs/data.md says more)"
     )
 
 
@@ -258,29 +298,53 @@ def _encode_column(path: Path, texts: pd.Series, names: pd.Series) -> tuple[np.n
     return targets, [f"{path.name}: labels read: {join_limited(read_as)}"] if read_as else []
 
 
-def _patients(path: Path, text: pd.DataFrame) -> pd.Series:
-    """One key per patient: `00000013`, `13` and the first digits of an NIH image name agree."""
-    from_name = text["image"].str.extract(r"^(\d{8})_", expand=False).fillna("")
+def _read_patients(path: Path, text: pd.DataFrame) -> tuple[pd.Series, list[str]]:
+    """Each row's patient under one spelling, and a note where several met.
+
+    The eight digits that an NIH name begins with stand for an id that is missing.
+    """
+    spelled = text["image"].str.extract(r"^(\d{8})_", expand=False).fillna("")
     if "patient" in text:
-        number = text["patient"].str.extract(r"^(\d{1,8})(?:\.0)?$", expand=False)
-        patients = number.str.zfill(8).fillna(text["patient"])
-        patients = patients.where(patients != "", from_name)
-    else:
-        patients = from_name
-    unsafe = ~patients.map(is_harmless).astype(bool)
+        spelled = text["patient"].where(text["patient"].str.strip("' ") != "", spelled)
+    _check_patients(path, spelled)
+    found = read_patients(spelled)
+    notes = []
+    if found.respelled:
+        several = plural(found.respelled, "patient")
+        notes.append(f"{path.name}: {several} spelled in several ways, read as one")
+    return pd.Series(_shown(found), index=text.index, dtype=str), notes
+
+
+def _shown(found: Patients) -> np.ndarray:
+    """The spelling of each row's patient: NIH's with eight digits, others as they are met first."""
+    keys = pd.Series(found.keys, dtype=str)
+    return np.where(keys.str.fullmatch(r"[0-9]{1,8}"), keys.str.zfill(8), found.shown)
+
+
+def _check_patients(path: Path, spelled: pd.Series) -> None:
+    """Refuse ids that are missing, that a spreadsheet has rounded, or that it would run."""
+    texts = pd.Series(spelled.unique(), dtype=str)
+    rounded = spelled.isin(texts[texts.map(is_rounded).astype(bool)])
+    if rounded.any():
+        raise ValueError(
+            f"{path}: {plural(int(rounded.sum()), 'patient id')} that a spreadsheet has rounded, "
+            f"{spelled[rounded].iloc[0]} for example: lines {join_limited(_lines(rounded))}; save "
+            "the original again with that column as text"
+        )
+    bare = texts.str.lstrip(" '")
+    unsafe = spelled.isin(texts[~bare.map(is_harmless).astype(bool)])
     if unsafe.any():
         raise ValueError(
             f"{path}: {plural(int(unsafe.sum()), 'patient key')} with a control character, or "
             f"beginning like a formula with - = + or @: lines {join_limited(_lines(unsafe))}"
         )
-    unknown = patients == ""
+    unknown = spelled == ""
     if unknown.any():
         raise ValueError(
             f"{path}: {plural(int(unknown.sum()), 'row')} without a patient (lines "
             f"{join_limited(_lines(unknown))}); a split by patient needs a Patient ID column, or "
             "names that begin with eight digits and an underscore"
         )
-    return patients
 
 
 def _ages(texts: pd.Series) -> pd.Series:

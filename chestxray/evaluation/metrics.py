@@ -154,7 +154,8 @@ def compute_metrics(table: Scores, resamples: int, seed: int) -> Metrics:
         seed: of the bootstrap.
     """
     targets, scores = table.targets, table.scores
-    patients = table.image_names if table.patients is None else table.patients
+    keys = table.patient_keys
+    patients = table.image_names if keys is None else keys
     auc = roc_auc_per_class(targets, scores)
     ap = average_precision_per_class(targets, scores)
     positives = targets.sum(axis=0)

@@ -170,6 +170,30 @@ def build_model(
     return network.to(memory_format=torch.channels_last)
 
 
+def trains_on_one(size: int, stage: int, from_scratch: bool, backbone: Backbone) -> bool:
+    """Tell whether a stage can train on batches of one image.
+
+    BatchNorm in training needs two values of a channel: it cannot where the maps of an image have
+    shrunk to a single one.
+
+    Args:
+        size: side of the image in pixels.
+        stage, from_scratch: see StagedNetwork.set_stage.
+        backbone: entry of the table.
+    """
+    with torch.device("meta"):  # shapes without numbers
+        network = StagedNetwork(backbone, num_classes=1)
+        maps = torch.empty(1, 3, size, size)
+    network.set_stage(stage, from_scratch)
+    seen: list[torch.Size] = []
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d) and module.weight.requires_grad:
+            module.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].shape))
+    for section in network._all_sections().values():
+        maps = section.eval()(maps)
+    return all(shape[2:].numel() > 1 for shape in seen)
+
+
 def weights_digest(network: nn.Module) -> str:
     """Digest of a network's weights, by which two machines compare theirs."""
     found = hashlib.sha256()

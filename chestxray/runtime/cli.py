@@ -6,7 +6,7 @@ import errno
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
 from chestxray.runtime.distributed import describe_lost_peer, report_once
@@ -14,7 +14,15 @@ from chestxray.runtime.signals import Stopped, StopRequest, catch_signals
 
 
 class Parser(argparse.ArgumentParser):
-    """An ArgumentParser that distinguishes typed options from defaults."""
+    """An ArgumentParser that distinguishes typed options from defaults.
+
+    Args:
+        elsewhere: what other programs call a flag -> its name here, both without dashes before.
+    """
+
+    def __init__(self, elsewhere: Mapping[str, str] | None = None, **settings: Any) -> None:
+        super().__init__(**settings)
+        self._elsewhere = elsewhere or {}
 
     def error(self, message: str) -> NoReturn:
         report_once(f"{self.prog}: error: {message} (--help shows all flags)")
@@ -26,13 +34,20 @@ class Parser(argparse.ArgumentParser):
         argv = [self._respell(word, spelled) for word in argv]
         args, unknown = self.parse_known_args(argv)
         if unknown:
-            near = difflib.get_close_matches(unknown[0].partition("=")[0], spelled, n=1)
-            self.error(
-                f"unknown argument {unknown[0]}" + (f"; did you mean {near[0]}?" if near else "")
-            )
+            word = unknown[0].partition("=")[0]
+            self.error(f"unknown argument {word}{self._guess(word, list(spelled))}")
         self.set_defaults(**dict.fromkeys(vars(args)))
         typed = {name: v for name, v in vars(self.parse_args(argv)).items() if v is not None}
         return args, typed
+
+    def _guess(self, word: str, flags: list[str]) -> str:
+        """The flag that an unknown word comes near to; "" where it is far from all."""
+        if not word.startswith("--"):
+            return ""
+        names = [flag.removeprefix("--") for flag in flags if flag.startswith("--")]
+        name = word.removeprefix("--").replace("_", "-")
+        near = difflib.get_close_matches(name, [*self._elsewhere, *names], n=1)
+        return f"; did you mean --{self._elsewhere.get(near[0], near[0])}?" if near else ""
 
     @staticmethod
     def _respell(word: str, spelled: dict[str, str]) -> str:

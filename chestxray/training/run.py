@@ -17,8 +17,11 @@ from torch import nn
 from chestxray.checkpoints.checkpoint import Checkpoint, EpochRecord, checkpoint_name
 from chestxray.checkpoints.lookup import describe_other_machine
 from chestxray.labels import FINDINGS
-from chestxray.options import Options
+from chestxray.models.backbones import BACKBONES, DEFAULT_BACKBONE
+from chestxray.models.network import trains_on_one
+from chestxray.options import Options, refuse_usage
 from chestxray.runtime.job import Job
+from chestxray.runtime.text import join_limited
 
 
 @dataclass(frozen=True)
@@ -98,18 +101,33 @@ def new_run(lr: float, epochs: int) -> Run:
 
 
 def start_run(options: Options, stored: Checkpoint | None) -> Run:
-    """The run that a command starts, or continues from a checkpoint."""
+    """The run that a command starts, or continues from a checkpoint.
+
+    A batch size with which BatchNorm cannot train is wrong usage.
+    """
+    backbone = BACKBONES[stored.arch if stored else DEFAULT_BACKBONE]
+    scratch = options.weights == "none"
+    if options.bs == 1 and not trains_on_one(options.size, options.stage, scratch, backbone):
+        refuse_usage(
+            f"--bs 1 does not train stage {options.stage} at --size {options.size}: BatchNorm sees "
+            "one value of a channel and needs two; --bs 2 does, and so does a larger --size"
+        )
     if stored is None:
         return new_run(options.lr, options.epochs)
     more = "epochs" in options.typed
     return continue_run(stored, options.stage, options.lr, options.epochs, more)
 
 
-def describe_start(run: Run, stored: Checkpoint, job: Job) -> list[str]:
-    """Say what a run does not take over from its checkpoint, and where the numbers may differ."""
-    notes = describe_other_machine(stored, job.precision, job.processes.size)
-    if stored.images_done and not run.images_done:
+def describe_start(options: Options, run: Run, stored: Checkpoint | None, job: Job) -> list[str]:
+    """Say what a new stage trains, what it does not take over, where numbers may differ."""
+    notes = describe_other_machine(stored, job.precision, job.processes.size) if stored else []
+    if stored and stored.images_done and not run.images_done:
         notes.append("the epoch under way is not counted: a new stage begins between epochs")
+    if stored is None or stored.stage != run.stage:
+        backbone = BACKBONES[stored.arch if stored else DEFAULT_BACKBONE]
+        trained = backbone.trained(run.stage, options.weights == "none")
+        frozen = " (all layers)" if trained[:-1] == tuple(backbone.body) else "; the rest is frozen"
+        notes.append(f"stage {run.stage} trains {join_limited(trained)}{frozen}")
     return notes
 
 

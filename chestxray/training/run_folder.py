@@ -120,8 +120,15 @@ def open_folder(
         precision=job.precision,
         processes=job.processes.size,
     )
-    command = f"{job.processes.command} --resume{options.typed_machine_flags()}"
-    return RunFolder(options.output, template, command) if job.writes else None
+    if not job.writes:
+        return None
+    program, flags = job.processes.command, options.typed_machine_flags()
+    return RunFolder(
+        options.output,
+        template,
+        f"{program} --resume{flags}",
+        f"{program} --test --ckpt {BEST}{flags}",
+    )
 
 
 class RunFolder:
@@ -131,19 +138,26 @@ class RunFolder:
         folder: made when missing.
         template: a checkpoint of the run; where it stands and its weights are put in at each save.
         resume_command: finishes the run after a stop.
+        test_command: tests its best epoch.
     """
 
     def __init__(
-        self, folder: Path, template: Checkpoint, resume_command: str = "python main.py --resume"
+        self,
+        folder: Path,
+        template: Checkpoint,
+        resume_command: str = "python main.py --resume",
+        test_command: str = f"python main.py --test --ckpt {BEST}",
     ) -> None:
-        self.folder, self.template, self.resume_command = folder, template, resume_command
+        self.folder, self.template = folder, template
+        self.resume_command, self.test_command = resume_command, test_command
         self.saved = False  # whether anything of the run is on the disk by now
 
     def save_epoch(self, run: Run, model: nn.Module, optimizer: torch.optim.Optimizer) -> str:
         """Keep a finished epoch: its checkpoint, last.pth, best.pth, log.jsonl and curves.png.
 
         Returns:
-            A line for people: what was reached, and where it lies.
+            A line for people: what was reached, and where it lies. After the last planned epoch
+            another names the best one.
         """
         path = self.folder / checkpoint_name(run.stage, run.lr, run.epochs_done)
         save(path, self._checkpoint(run, model, optimizer))
@@ -154,7 +168,9 @@ class RunFolder:
             draw_curves(run.history, file)
         link_or_copy(path, self.folder / LAST)  # at the end: a kill before repeats the epoch
         self.saved = True
-        return f"{run.describe_last_epoch()}  {path}"
+        line = f"{run.describe_last_epoch()}  {path}"
+        last = run.epochs_done == run.epochs_planned
+        return f"{line}\n{self._describe_best(records, run.history[-1])}" if last else line
 
     def save_partial_epoch(
         self, run: Run, model: nn.Module, optimizer: torch.optim.Optimizer
@@ -171,6 +187,16 @@ class RunFolder:
         if run.images_done:
             where += f" and {plural(run.images_done, 'image')} of the next"
         return f"{self.folder / LAST} holds the run {where}; {self.resume_command} finishes it"
+
+    def _describe_best(self, records: list[LogRecord], last: EpochRecord) -> str:
+        """Name the best epoch of a lineage, which best.pth holds, and the command that tests it."""
+        known = [record for record in records if record["val_auc"] is not None]
+        best = max(known or [asdict(last)], key=lambda record: (record["val_auc"], record["epoch"]))
+        name = checkpoint_name(best["stage"], best["lr"], best["epoch"])
+        why = (
+            f"validation AUC {best['val_auc']:.3f}" if known else "the last one: no validation AUC"
+        )
+        return f"best epoch: {best['epoch']} ({name}, {why}); {self.test_command} tests it"
 
     def _checkpoint(
         self, run: Run, model: nn.Module, optimizer: torch.optim.Optimizer

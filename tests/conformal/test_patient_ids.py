@@ -97,4 +97,8 @@ def test_an_id_that_a_spreadsheet_rounded_is_refused(command: Command) -> None:
     text = Path("s.csv").read_text(encoding="utf-8").replace(",00000007,", ",1.3E+01,")
     Path("r.csv").write_text(text, encoding="utf-8")
     said = command("r.csv", "--alpha", 0.2, "--out", "o")
-    assert said.code == 1 and "r.csv: patient '1.3E+01'" in said.err and not Path("o").exists()
+    assert (
+        said.code == 1
+        and "a spreadsheet has rounded, 1.3E+01" in said.err
+        and not Path("o").exists()
+    )

@@ -278,8 +278,10 @@ def test_a_subset_that_names_nothing_is_an_error(tmp_path):
         subset = write(tmp_path / "list.txt", content)
         with pytest.raises(ValueError, match=f"it names {asked}, and the folder has {NAMES[0]}"):
             read_entries(folder, subset)
-    with pytest.raises(FileNotFoundError, match="missing.txt"):
+    with pytest.raises(FileNotFoundError, match="missing.txt does not exist; --subset FILE"):
         read_entries(folder, tmp_path / "missing.txt")
+    with pytest.raises(ValueError, match="is a folder, not a file"):
+        read_entries(folder, tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -372,6 +374,18 @@ def test_the_summary_counts_images_patients_and_classes_by_part(tmp_path):
     assert lines["Mass"] == ["3", "1", "4"]
     assert lines["Hernia"] == ["0", "0", "0"]
     assert "median age 58 (0 unknown), M 100%, PA 100%" in summary(rows)
+
+
+def test_the_summary_of_a_test_says_nothing_of_a_training(tmp_path):
+    rows = read_entries(folder_of(tmp_path)).rows.assign(split=["train"] * 8 + ["test"] * 4)
+    said = [line for line in summary(rows).splitlines() if "training" in line or ".pth" in line]
+    assert [line.split(":")[0] for line in said] == [
+        "no images for validation",
+        "no training image has Atelectasis, Cardiomegaly, Consolidation, Emphysema, Fibrosis, "
+        "Hernia, Infiltration, Nodule, Pleural_Thickening, Pneumonia and 1 more",
+    ]
+    of_test = [line for line in summary(rows).splitlines() if line not in said]
+    assert summary(rows, test=True).splitlines() == of_test
 
 
 def test_only_a_changed_table_is_described(tmp_path):

@@ -5,6 +5,9 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from spellings import spelling_of
 
 from chestxray.data.entries import Entries, read_lists
 from chestxray.data.splits import (
@@ -78,6 +81,33 @@ def test_the_order_of_the_rows_does_not_change_the_split(with_lists):
     shuffled = rows.sample(frac=1, random_state=1)
     assert dict(zip(shuffled["image"], draw_split(shuffled, lists, 7), strict=True)) == parts
     assert dict(zip(rows["image"], draw_split(rows, lists, 8), strict=True)) != parts
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.data(), st.booleans(), st.sampled_from([1, 10**9]))
+def test_the_spelling_of_the_patients_does_not_change_the_split(data, with_lists, first):
+    clean = people(12)
+    numbers = clean["patient"].astype(int) + first
+    lists = official(clean, 3) if with_lists else None
+    clean = clean.assign(patient=numbers.astype(str).str.zfill(8))
+    spelled = clean.assign(patient=[data.draw(spelling_of(number)) for number in numbers])
+    stored, parts = drawn_split(clean, lists), draw_split(clean, lists, 0)
+    assert draw_split(spelled, lists, 0).tolist() == parts.tolist()
+    # Another image of each, spelled in another way, is not the one of an unseen patient.
+    later = spelled.assign(image="b" + clean["image"])
+    now = pd.concat([spelled, later], ignore_index=True)
+    assigned, notes = assign_splits(entries(now), stored, 0, test=True)
+    assert set(assigned["image"][len(spelled) :]) == set(later["image"][parts == "test"])
+    left_out = int((parts != "test").sum())
+    assert notes[-1].startswith(f"{left_out} image")
+
+
+def test_a_split_that_cannot_tell_its_patients_apart_is_refused():
+    rows = images("a_0.png", "b_0.png").assign(patient=["1.3E+01", "2"], split=["train", "test"])
+    stored = Split.from_rows(rows, 0, official=False)
+    now = entries(images("a_0.png", "c_0.png"))
+    with pytest.raises(ValueError, match="cannot tell its patients apart.*rounded.*train anew"):
+        assign_splits(now, stored, 0, test=True)
 
 
 def test_patients_on_both_official_lists_are_refused():
@@ -233,6 +263,35 @@ def test_unseen_images_follow_the_lists_of_their_folder():
     assert more["test"] not in parts and more["val"] not in parts
     assert notes[-1].startswith("2 images left out")
     patients_by_part(assigned, assigned["split"])
+
+
+def other_hospital(n=8):
+    """Images of other people, who are numbered from 1 as well."""
+    return pd.DataFrame(
+        {"image": [f"scan_{k}.png" for k in range(n)], "patient": [f"{k:08d}" for k in range(n)]}
+    )
+
+
+def test_equal_ids_in_a_folder_that_shares_no_image_are_others():
+    theirs, stored = other_hospital(), drawn_split(people(60))
+    assigned, notes = assign_splits(entries(theirs), stored, 0, test=True)
+    assert assigned["image"].tolist() == theirs["image"].tolist()
+    assert notes[0] == "split: all test; 0 patients shared"
+    assert len(notes) == 2 and "taken for other people" in notes[1]
+    assert "--same-patients" in notes[1]
+
+    part_of = stored.rows().drop_duplicates("patient").set_index("patient")["split"]
+    assigned, notes = assign_splits(entries(theirs), stored, 0, test=True, same_patients=True)
+    assert assigned["patient"].tolist() == [p for p in theirs["patient"] if part_of[p] == "test"]
+    assert "left out: their patients are in another part" in notes[-1]
+
+
+def test_a_shared_name_in_the_tables_alone_makes_ids_comparable():
+    rows, theirs = people(60), other_hospital()
+    named = Entries(theirs, None, {}, [], frozenset(rows["image"][:1]))
+    assigned, notes = assign_splits(named, drawn_split(rows), 0, test=True)
+    assert 0 < len(assigned) < len(theirs)
+    assert "left out" in notes[-1] and "other people" not in " ".join(notes)
 
 
 def test_a_folder_of_unseen_patients_is_all_test():

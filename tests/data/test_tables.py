@@ -3,7 +3,11 @@
 import gzip
 import hashlib
 
+import pandas as pd
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from spellings import spelling_of
 
 from chestxray.data.tables import find_tables, read_table, read_tables
 from chestxray.labels import CLASSES, decode
@@ -130,6 +134,59 @@ def test_thirteen_is_the_same_patient_with_and_without_zeros(tmp_path):
     assert rows["patient"].tolist() == ["00000013"] * 3
 
 
+@settings(max_examples=30)
+@given(st.data(), st.booleans())
+def test_any_spelling_of_the_patients_reads_as_the_clean_table(
+    tmp_path_factory, data, other_hospital
+):
+    numbers = [n + (10**9 if other_hospital else 1) for n in (0, 0, 0, 1, 1, 2, 3)]
+    spelled = [data.draw(spelling_of(n)) for n in numbers]
+    clean = [str(n).zfill(8) for n in numbers]
+    tables = []
+    for name, ids in (("clean.csv", clean), ("spelled.csv", spelled)):
+        lines = [f'a_{k}.png,Mass,"{each}",1\n' for k, each in enumerate(ids)]
+        tables.append(
+            read_table(write(tmp_path_factory.getbasetemp(), HEADER + "".join(lines), name))
+        )
+    rows = tables[1].rows
+    assert rows.drop(columns="patient").equals(tables[0].rows.drop(columns="patient"))
+    assert pd.factorize(rows["patient"])[0].tolist() == [0, 0, 0, 1, 1, 2, 3]
+    if other_hospital:  # as first met
+        assert rows["patient"][0] == spelled[0].strip(" \t\u00a0").lstrip("'")
+    else:
+        assert rows["patient"].tolist() == clean
+    assert tables[0].notes == []
+    bare = [text.strip(" \t\u00a0") for text in spelled]
+    several = (len(set(bare[:3])) > 1) + (len(set(bare[3:5])) > 1)
+    said = [note for note in tables[1].notes if "spelled in several ways" in note]
+    assert len(said) == (several > 0)
+    assert not several or said[0].startswith(f"spelled.csv: {several} patient")
+
+
+def test_tables_side_by_side_show_each_patient_in_one_spelling(tmp_path):
+    ids = {"a.csv": ("7", "P1", "0123456789"), "b.csv": ("00000007", "'P1", "123456789")}
+    paths = [
+        write(
+            tmp_path,
+            HEADER + "".join(f"{name}_{k}.png,Mass,{each},1\n" for k, each in enumerate(texts)),
+            name,
+        )
+        for name, texts in ids.items()
+    ]
+    table = read_tables(paths)
+    assert table.rows["patient"].tolist() == 2 * ["00000007", "P1", "0123456789"]
+    assert table.notes == ["the tables spell 1 patient differently"]
+
+
+@pytest.mark.parametrize("text", ["1.3E+01", "1.23457e+11", '" \'1,3E+07"'])
+def test_ids_that_a_spreadsheet_has_rounded_are_named(tmp_path, text):
+    path = write(tmp_path, f"{HEADER}{ROW}a.png,Mass,{text},58\n{ROW}b.png,Mass,{text},58\n")
+    with pytest.raises(ValueError, match="2 patient ids that a spreadsheet has rounded") as error:
+        read_table(path)
+    assert str(path) in str(error.value) and "lines 3, 5;" in str(error.value)
+    assert "as text" in str(error.value)
+
+
 def test_an_image_without_a_patient_is_refused(tmp_path):
     path = write(tmp_path, "Image Index,Finding Labels\n00000001_000.png,Mass\nscan.png,Mass\n")
     with pytest.raises(ValueError, match=r"1 row without a patient \(lines 3\).*Patient ID"):
@@ -214,6 +271,29 @@ def test_tables_one_level_below_count_only_if_none_is_above(tmp_path):
     assert find_tables(tmp_path) == [below]
     above = write(tmp_path, HEADER + ROW)
     assert find_tables(tmp_path) == [above]
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (
+            "filename,diagnosis\n1.png,Mass\n",
+            "needs columns Image Index and Finding Labels and has",
+        ),
+        ("Image Index;Finding Labels\n1.png;Mass\n", "is separated by semicolons"),
+    ],
+)
+def test_an_unknown_table_is_answered_with_what_it_lacks(tmp_path, content, reason):
+    write(tmp_path, content, "own.csv")
+    with pytest.raises(FileNotFoundError, match=f"own.csv {reason}|own.csv is not.*{reason}"):
+        find_tables(tmp_path)
+
+
+def test_a_table_that_is_not_there_is_said_plainly(tmp_path):
+    with pytest.raises(FileNotFoundError, match="the file .*none.csv does not exist"):
+        read_table(tmp_path / "none.csv")
+    with pytest.raises(ValueError, match="is a folder, not a file"):
+        read_table(tmp_path)
 
 
 def test_a_folder_without_a_table_is_an_error_that_names_it(tmp_path):
@@ -315,6 +395,66 @@ def test_of_several_tables_the_largest_is_used(tmp_path):
         assert set(table.fingerprint) == {large.name, small.name}
 
 
+def edited(dialect):
+    """A dialect's table with another label in a row."""
+    return DIALECTS[dialect].replace("No Finding", "Mass")
+
+
+# Copies of a release, by its year.
+COPIES = {
+    2017: ["2017 release", "Kaggle sample"],
+    2020: ["2020 release", "renamed columns", "another name of the sex"],
+}
+DIALECTS_OF_SEX = DIALECTS["2017 release"].replace("Patient Gender", "Patient Sex")
+
+
+@pytest.mark.parametrize("old", COPIES[2017])
+@pytest.mark.parametrize("new", COPIES[2020])
+@pytest.mark.parametrize("names", [("a.csv", "b.csv"), ("b.csv", "a.csv")])
+def test_of_two_tables_of_equal_length_the_later_release_is_used(tmp_path, old, new, names):
+    later = DIALECTS.get(new, DIALECTS_OF_SEX)
+    write(tmp_path, edited(old), names[0])
+    write(tmp_path, later, names[1])
+    table = read_tables(find_tables(tmp_path))
+    assert labels_of(table)["00000013_026.png"] == "No Finding"
+    (note,) = table.notes
+    assert note == (
+        f"1 image labelled differently in {names[0]} and in {names[1]}, which is used: it has "
+        f"the form of NIH's release of 2020, and {names[0]} that of 2017"
+    )
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("2017 release", "Kaggle sample"),
+        ("2020 release", "renamed columns"),
+        ("2020 release", "read and saved by pandas"),
+        ("read and saved by pandas", "another order and case"),
+    ],
+)
+def test_of_two_tables_of_which_neither_is_newer_the_run_stops(tmp_path, one, other):
+    paths = [write(tmp_path, DIALECTS[one], "a.csv"), write(tmp_path, edited(other), "b.csv")]
+    for order in (paths, paths[::-1]):
+        with pytest.raises(ValueError, match="1 image labelled differently in [ab].csv") as error:
+            read_tables(order)
+        for part in ("a.csv", "b.csv", "00000013_026.png", "No Finding", "Mass", "remove one"):
+            assert part in str(error.value)
+
+
+def test_a_third_table_is_compared_with_whoever_gave_the_labels(tmp_path):
+    large = write(tmp_path, HEADER + "".join(f"a_{n}.png,Mass,1,1\n" for n in range(3)), "a.csv")
+    second = write(tmp_path, HEADER + "b_0.png,Mass,1,1\nb_1.png,Mass,1,1\n", "b.csv")
+    third = write(tmp_path, HEADER + "a_0.png,Edema,1,1\nb_1.png,Mass,1,1\n", "c.csv")
+    (note,) = read_tables([large, second, third]).notes
+    assert note == (
+        "1 image labelled differently in c.csv and in a.csv, which has more rows and is used"
+    )
+    third.write_text(third.read_text().replace("Mass", "Edema"))
+    with pytest.raises(ValueError, match="in c.csv and in b.csv, b_1.png for example"):
+        read_tables([large, second, third])
+
+
 def test_tables_that_agree_need_no_note(tmp_path):
     paths = [
         write(tmp_path, HEADER + ROW, name) for name in ("data_entry.csv", "sample_labels.csv")
@@ -386,4 +526,11 @@ def test_where_the_real_tables_differ_it_is_counted(nih_tables, smaller, differi
     table = read_tables([nih_tables / smaller, nih_tables / "Data_Entry_2017_v2020.csv.gz"])
     assert len(table.rows) == 112_120
     (note,) = table.notes
-    assert note.startswith(f"{differing} images labelled differently")
+    assert note.startswith(f"{differing} images labelled differently in {smaller} and in Data_")
+    reason = (
+        "has more rows"
+        if differing == 10
+        else "which is used: it has the form of NIH's release of 2020"
+    )
+    assert reason in note
+    assert table.rows[list(CLASSES)].sum().to_dict() == {k: row[0] for k, row in COUNTS.items()}

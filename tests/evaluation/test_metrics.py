@@ -2,7 +2,10 @@
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score, roc_auc_score
+from spellings import spelling_of
 
 from chestxray.evaluation import metrics
 from chestxray.labels import CLASSES, FINDINGS
@@ -115,3 +118,14 @@ def test_the_same_seed_gives_the_same_intervals() -> None:
         metrics.auc_intervals(TARGETS, SCORES, PATIENTS, 20, seed) for seed in (0, 0, 1)
     )
     assert first == same != other
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.data())
+def test_the_spelling_of_the_patients_does_not_change_the_metrics(data: st.DataObject) -> None:
+    rng = np.random.default_rng(0)
+    targets, scores = rng.integers(0, 2, (24, 15)), rng.uniform(size=(24, 15))
+    numbers = np.repeat(np.arange(8, 16), 3)
+    clean = np.array([f"{number:08d}" for number in numbers], dtype=object)
+    spelled = np.array([data.draw(spelling_of(int(n))) for n in numbers], dtype=object)
+    assert metrics_of(targets, scores, spelled, 9) == metrics_of(targets, scores, clean, 9)

@@ -34,6 +34,22 @@ def test_a_seed_fixes_the_weights_and_leaves_torchs_generator() -> None:
     assert torch.equal(before, torch.get_rng_state())
 
 
+@pytest.mark.parametrize("size", [32, 33])
+def test_batches_of_one_image_train_where_torch_can(size: int) -> None:
+    network = networks.build_model(15, seed=0)
+    for stage, from_scratch in ((1, True), (3, False), (4, False)):
+        network.set_stage(stage, from_scratch)
+        maps = network.frozen_stem()(torch.zeros(1, 3, size, size))
+        can = True
+        try:
+            network.train()(maps)
+        except ValueError as error:
+            assert "more than 1 value per channel" in str(error)
+            can = False
+        found = networks.trains_on_one(size, stage, from_scratch, BACKBONES["resnet50"])
+        assert found == can == (size > 32 or stage == 4)
+
+
 def test_a_body_is_taken_over_without_its_head() -> None:
     body = resnet50(num_classes=1000).state_dict()
     ours = networks.build_model(15, seed=0, body=body).state_dict()

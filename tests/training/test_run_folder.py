@@ -117,6 +117,25 @@ def test_a_stopped_run_says_how_to_resume(tmp_path: Path) -> None:
     assert checkpoint.load(tmp_path / "stage1_0001_01.pth").images_done == 0
 
 
+@pytest.mark.parametrize(
+    ("aucs", "said"),
+    [
+        ((0.6, 0.7, 0.65), "best epoch: 2 (stage1_0001_02.pth, validation AUC 0.700)"),
+        ((0.6, 0.7, 0.7), "best epoch: 3 (stage1_0001_03.pth, validation AUC 0.700)"),
+        ((None, 0.5, None), "best epoch: 2 (stage1_0001_02.pth, validation AUC 0.500)"),
+        ((None, None), "best epoch: 2 (stage1_0001_02.pth, the last one: no validation AUC)"),
+    ],
+)
+def test_a_finished_run_names_the_epoch_that_best_holds(
+    tmp_path: Path, aucs: tuple[float | None, ...], said: str
+) -> None:
+    shop, state = Workshop(tmp_path), new_run(1e-4, len(aucs))
+    lines = [shop.epoch(state, auc).splitlines() for auc in aucs]
+    assert [len(each) for each in lines] == [*[1] * (len(aucs) - 1), 2]
+    assert lines[-1][-1] == f"{said}; python main.py --test --ckpt best.pth tests it"
+    assert f"best epoch: {checkpoint.load(tmp_path / 'best.pth').epochs_done} " in said
+
+
 def test_a_run_with_overwrite_owns_the_folder_after_one_save(
     tmp_path: Path,
 ) -> None:

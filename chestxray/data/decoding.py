@@ -87,24 +87,37 @@ def _content(path: str | Path) -> bytes:
 
 
 def _decoded_grey(content: bytes) -> Image.Image:
+    needed = integrity.without_notes(content)
+    grey, interlaced = _opened_grey(needed)
+    if integrity.is_jpeg(needed):
+        _check_end(needed, grey)
+        return grey
+    integrity.check_palette(needed)
+    last_row = grey.crop((0, grey.height - 1, grey.width, grey.height))
+    if interlaced or last_row.getbbox() is None:  # black is also what missing rows become
+        integrity.check_rows(needed)
+    return grey
+
+
+def _opened_grey(content: bytes) -> tuple[Image.Image, bool]:
+    """The grey image of a file's bytes, and whether its rows are interlaced."""
     with Image.open(io.BytesIO(content), formats=["PNG", "JPEG"]) as image:
         if max(image.size) ** 2 > MOST_PIXELS:
             raise ValueError(
                 f"{image.width} x {image.height} is above 64 million pixels, made square"
             )
-        image.verify()  # load() does not look at a PNG's checksums
-    with Image.open(io.BytesIO(content), formats=["PNG", "JPEG"]) as image:
         image.load()
-        grey = _grey(image)
-        interlaced = bool(image.info.get("interlace"))
-    if not integrity.is_png(content):
-        integrity.check_end(content)
-        return grey
-    integrity.check_palette(content)
-    last_row = grey.crop((0, grey.height - 1, grey.width, grey.height))
-    if interlaced or last_row.getbbox() is None:  # black is also what missing rows become
-        integrity.check_rows(content)
-    return grey
+        return _grey(image), bool(image.info.get("interlace"))
+
+
+def _check_end(content: bytes, grey: Image.Image) -> None:
+    """Raise ValueError where the end of a JPEG is missing, or comes before its last pixels."""
+    end = integrity.jpeg_end(content)
+    if not integrity.may_be_pixels(content[end:]):
+        return
+    for other in integrity.continued(content, end):
+        if _opened_grey(other)[0].tobytes() != grey.tobytes():
+            raise ValueError("damaged: its end comes before its last pixels")
 
 
 def _grey(image: Image.Image) -> Image.Image:

@@ -90,6 +90,11 @@ def _needed_segments(content: bytes) -> Iterator[memoryview]:
     yield view[done:]
 
 
+def bit_depth(content: bytes) -> int:
+    """Return the bits of a PNG's grey value, colour or place in the palette."""
+    return content[24]
+
+
 def check_palette(content: bytes) -> None:
     """Raise ValueError where a PNG's pixels refer to a palette that is missing."""
     if content[25] == _PALETTE and b"PLTE" not in (kind for kind, _ in _chunks(content)):

@@ -192,7 +192,10 @@ def _newest_readable(folder: Path) -> tuple[Path, Checkpoint, list[str]]:
     notes: list[str] = []
     for path in found:
         try:
-            return path, load(path), notes
+            checkpoint = load(path)
+            if notes:
+                notes.append(f"{path} is the newest that can be read: what came after it is lost")
+            return path, checkpoint, notes
         except ValueError as error:
             notes.append(f"passed over: {error}")
     if notes:

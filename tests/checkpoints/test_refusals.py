@@ -394,11 +394,14 @@ def test_a_bare_resume_takes_last_else_the_newest_readable(
     os.utime(tmp_path / "last.pth", (1e9 - 99, 1e9 - 99))
     assert resumed() == ("last.pth", [])
     (tmp_path / "last.pth").write_bytes((tmp_path / "last.pth").read_bytes()[:1000])
-    name, (note,) = resumed()
+    name, (note, lost) = resumed()
     assert name == "stage1_0001_02.pth"
+    assert lost.endswith(
+        "stage1_0001_02.pth is the newest that can be read: what came after it is lost"
+    )
     assert note.startswith("passed over: ") and "last.pth" in note and "beginning" in note
     (tmp_path / "stage1_0001_02.pth").write_bytes(b"")
-    assert resumed()[0] == "stage1_0001_01.pth" and len(resumed()[1]) == 2
+    assert resumed()[0] == "stage1_0001_01.pth" and len(resumed()[1]) == 3
     (tmp_path / "stage1_0001_01.pth").write_bytes(b"")
     with pytest.raises(ValueError, match="no checkpoint in .* can be resumed\npassed over"):
         lookup.open_to_resume(None, tmp_path)

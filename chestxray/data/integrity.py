@@ -20,12 +20,7 @@ _ADAM7 = (
     *((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4)),
     *((0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2)),
 )
-# Chunks beside the pixels, whose checksums may be wrong. A damaged name of a chunk that is needed
-# is none of these: from each they differ in two letters or more.
-_NOTES = frozenset(
-    b"tEXt zTXt iTXt iCCP eXIf tIME pHYs gAMA cHRM sRGB sBIT bKGD hIST sPLT tRNS cICP mDCV cLLI "
-    b"oFFs sCAL pCAL acTL fcTL fdAT".split()
-)
+_NEEDED = (b"IHDR", b"PLTE", b"IDAT", b"IEND")
 
 # In the pixels of a JPEG, 0xFF is followed by 0 (a pixel byte), a restart mark, or another 0xFF.
 _MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
@@ -72,11 +67,19 @@ def _needed_chunks(content: bytes) -> Iterator[memoryview]:
         if not kind.isalpha():
             raise ValueError("broken PNG file: something that is no chunk lies between its chunks")
         checksum = int.from_bytes(view[stop - 4 : stop])
-        if kind not in _NOTES and zlib.crc32(view[position + 4 : stop - 4]) != checksum:
+        if not _is_note(kind) and zlib.crc32(view[position + 4 : stop - 4]) != checksum:
             raise ValueError(f"broken PNG file: wrong checksum of its {kind.decode()}")
         if kind[:1].isupper():
             yield view[position:stop]
         position = stop
+
+
+def _is_note(kind: bytes) -> bool:
+    """Whether a chunk lies beside the pixels and cannot be one of theirs with a damaged name."""
+    return kind[:1].islower() and all(
+        sum(ours != theirs for ours, theirs in zip(kind, needed, strict=True)) > 1
+        for needed in _NEEDED
+    )
 
 
 def _needed_segments(content: bytes) -> Iterator[memoryview]:

@@ -2,6 +2,7 @@
 
 import json
 import struct
+from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
 
@@ -50,10 +51,10 @@ def test_a_safetensors_file_is_read_whatever_its_name(tmp_path: Path) -> None:
             k: v.tolist() for k, v in STATE.items()
         }
         assert {value.dtype for value in found.values()} == {torch.float32}
-        with pytest.raises(
-            ValueError, match="has weights and no optimizer state: --weights .* new"
-        ):
+        with pytest.raises(ValueError, match="it has no optimizer state; --weights .* a new run"):
             lookup.open_to_resume(name, tmp_path)
+        with pytest.raises(ValueError, match="no optimizer state: --weights .* starts a new run"):
+            checkpoint.load(tmp_path / name)
 
 
 def headed(header: object, data: bytes = b"") -> bytes:
@@ -96,6 +97,7 @@ def test_a_bare_state_dict_to_resume_has_no_optimizer_state(tmp_path: Path) -> N
     for content, reason in (
         (STATE, "it has no optimizer state"),
         ({"state_dict": STATE, "epoch": 3}, "it has no optimizer state"),
+        ({"net": STATE, "args": Namespace(lr=0.1)}, "it has no optimizer state"),
         ({"model": STATE, "optimizer": {}}, "its optimizer state is not ours"),
     ):
         torch.save(content, path)

@@ -1,10 +1,12 @@
 """Images that are decoded ahead of time."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import never
+from helpers import SHARED, never
 from PIL import Image
 
 from chestxray.data import prepare
@@ -45,6 +47,19 @@ def test_prepare_warns_of_12_bits_in_16_and_keeps_bits_12_apart(
         assert (images.pixels[images.cache_index[2]] == grey).all()
     assert prepare.main([*words, "--bits", "11"]) == 1
     assert "a value of 3,000 is above 2,047, --bits 11" in capsys.readouterr().err
+
+
+def test_odd_but_whole_images_of_the_field_are_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if not (SHARED / "field").is_dir():
+        pytest.skip("../shared/field is not here: no makers of odd images")
+    maker = SHARED / "field" / "images.py"
+    subprocess.run([sys.executable, maker, tmp_path / "data"], check=True)
+    words = [str(tmp_path / "data"), "--cache-dir", str(tmp_path / "cache"), "--size", "64"]
+    assert prepare.main(words) == 0
+    said = capsys.readouterr().out
+    assert "5 images of 64 pixels a side ready" in said and "(00000005_000.png)" in said
 
 
 def test_prepare_names_broken_images_and_exits_with_1(

@@ -8,7 +8,7 @@ from torch import nn
 
 from chestxray.checkpoints.checkpoint import Checkpoint
 from chestxray.checkpoints.lookup import Opened, open_to_resume, open_to_test
-from chestxray.data.cache import load_images
+from chestxray.data.cache import describe_shallow, load_images
 from chestxray.data.entries import Entries, read_entries
 from chestxray.data.splits import assign_splits
 from chestxray.data.summary import describe_change, summary
@@ -98,7 +98,9 @@ def read_images(options: Options, rows: pd.DataFrame, job: Job) -> Workset:
             cache_dir=options.cache,
             workers=options.decoders,
             check=job.stop.check,
+            bits=options.bits,
         )
+    say(describe_shallow(images.shallow))
     workset, notes = keep_readable(rows, images, options.skip_bad_images)
     say(*notes)
     return workset

@@ -16,7 +16,7 @@ MACHINE = ("workers", "precision", "device", "output_dir", "cache_dir", "no_cach
 COMMAND = ("overwrite", "debug", "test", "split", "scores", "ci", "same_patients", "resume", "ckpt")
 # Options that all runs of a lineage share, since images, weights and split depend on them; and
 # those that an epoch under way cannot change, since its order and its mean loss depend on them.
-FIXED_IN_LINEAGE = ("size", "seed", "split_seed")
+FIXED_IN_LINEAGE = ("size", "bits", "seed", "split_seed")
 FIXED_IN_EPOCH = ("max_per_class", "loss_func")
 # What other trainers call our flags.
 ELSEWHERE = {
@@ -39,6 +39,7 @@ class Options:
     split_seed: int
     max_per_class: int
     size: int
+    bits: int
     skip_bad_images: bool
     weights: str
     stage: int
@@ -127,7 +128,8 @@ class Options:
             if name not in self.typed or ours == value:
                 continue
             differs = f"{_flag(name)} {ours} is not the checkpoint's {value}"
-            if name in FIXED_IN_LINEAGE:
+            # Images to test with may come from another machine, with other bits.
+            if name in FIXED_IN_LINEAGE and not (name == "bits" and self.test):
                 refuse_usage(
                     f"{differs}, which is fixed for the whole lineage; leave it out, or start a "
                     "new run"
@@ -274,6 +276,14 @@ evaluation and machine excepted. Every long flag may be written with dashes or u
         type=number(int, 32, 4096, "a side in pixels, 32 to 4096"),
         default=224,
         help="side of the image that the network sees, in pixels (default: 224)",
+    )
+    data.add_argument(
+        "--bits",
+        metavar="N",
+        type=number(int, 8, 16, "a number of bits, 8 to 16"),
+        default=16,
+        help="bits that the values of 16-bit images have, 12 from many machines: 2^N - 1 is white "
+        "(default: 16)",
     )
     data.add_argument(
         "--skip-bad-images",

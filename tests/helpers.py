@@ -64,6 +64,7 @@ def small_checkpoint(**changes: Any) -> dict[str, Any]:
             "split_seed": 0,
             "max_per_class": 0,
             "size": 64,
+            "bits": 16,
             "skip_bad_images": False,
             "weights": "none",
             "stage": 1,

@@ -14,6 +14,7 @@ import pandas as pd
 import pytest
 import torch
 from helpers import ROOT, assert_same_tensors, load_plain, log_values, tensors
+from PIL import Image
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from chestxray.checkpoints import lookup
@@ -459,6 +460,25 @@ def test_a_test_elsewhere_leaves_out_patients_the_run_has_seen(
     images = read_scores(Path("checkpoints/last_test_scores.csv")).image_names.tolist()
     known = (drawn / "test_list.txt").read_text().split()
     assert images == sorted([*known, "00009999_000.png"])
+
+
+def test_12_bits_in_16_are_warned_of_and_read_with_bits_12(
+    chest: Chest, drawn: Path, two_epochs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(drawn, "deep")
+    for path in Path("deep/images").iterdir():
+        grey = np.asarray(Image.open(path).convert("L"))
+        Image.fromarray(np.round(grey * (4095 / 255)).astype(np.uint16)).save(path)
+    words = ("--test", "--ckpt", two_epochs / "last.pth", "--overwrite", "--data_path", "deep")
+    wanted = len((drawn / "test_list.txt").read_text().split())
+    said, scores = [], []
+    for bits in ((), ("--bits", 12)):
+        assert chest(*words, *bits) == 0
+        said.append(capsys.readouterr().out)
+        scores.append(read_scores(Path("checkpoints/last_test_scores.csv")).scores)
+    assert said[0].count(f"no value above 4,095 in {wanted} images of 16 bits") == 1
+    assert "no value above" not in said[1]
+    assert not np.array_equal(*scores)
 
 
 def test_scores_of_something_else_are_not_replaced_unasked(

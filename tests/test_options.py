@@ -29,6 +29,19 @@ def test_typed_options_win_and_each_difference_is_said() -> None:
     assert said == ["--lr 0.0003 instead of the checkpoint's 0.0001"]
 
 
+def test_bits_are_of_the_lineage_and_a_test_may_have_others(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit):
+        resumed("--bits", 12).merged_with(STORED, epoch_under_way=False)
+    assert "--bits 12 is not the checkpoint's 16" in capsys.readouterr().err
+    testing = made_options("--test", "--ckpt", "a.pth", "--bits", 12)
+    merged, said = testing.merged_with(STORED, epoch_under_way=False)
+    assert merged.bits == 12 and said == ["--bits 12 instead of the checkpoint's 16"]
+    testing = made_options("--test", "--ckpt", "a.pth")
+    assert testing.merged_with(STORED | {"bits": 12}, epoch_under_way=False)[0].bits == 12
+
+
 @pytest.mark.parametrize("flag", ["--size", "--seed", "--split-seed"])
 def test_what_a_lineage_depends_on_cannot_be_changed(
     flag: str, capsys: pytest.CaptureFixture[str]

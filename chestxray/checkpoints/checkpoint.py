@@ -159,15 +159,14 @@ def load(path: Path) -> Checkpoint:
 def verified(path: Path, content: Any) -> Checkpoint:
     """Check what a file holds key by key; errors as in load."""
     if not isinstance(content, dict) or "format" not in content:
-        raise ValueError(
-            f"{path} is not a checkpoint of this program (it has no format); a state dict of a "
-            "ResNet-50 can start a new run with --weights, and be scored with --test"
-        )
+        raise ValueError(_describe_foreign(path, content))
     if type(content["format"]) is int and content["format"] != FORMAT:
         raise ValueError(
             f"{path} has format {content['format']}, this program reads format {FORMAT}: it was "
             f"written by {'a newer' if content['format'] > FORMAT else 'an unreleased'} version"
         )
+    if isinstance(content.get("args"), dict):
+        content["args"].setdefault("bits", 16)  # a file of before that option
     try:
         schema.check(content)
     except ValueError as error:
@@ -194,6 +193,17 @@ def verified(path: Path, content: Any) -> Checkpoint:
     for number, moments in content["optimizer"]["state"].items():
         safe_load.check_finite(path, f"moments of parameter {number},", moments)
     return Checkpoint.from_plain(content)
+
+
+def _describe_foreign(path: Path, content: Any) -> str:
+    """Why a file of another program cannot be resumed, and what can be done with it."""
+    held = isinstance(content, dict) and any("optim" in str(key) for key in content)
+    state = "its optimizer state is not ours" if held else "it has no optimizer state"
+    return (
+        f"{path} is not a checkpoint of this program (it has no format) and cannot be resumed: "
+        f"{state}; --weights {path} starts a new run with the weights of a ResNet-50, and --test "
+        "scores them"
+    )
 
 
 def versions() -> dict[str, str]:

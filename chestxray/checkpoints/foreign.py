@@ -1,23 +1,27 @@
 """Weights that other programs wrote -> a state dict of a ResNet-50.
 
-Opened are state dicts, bare, under `state_dict` or `model`, or from DataParallel, and the whole
-model that the published implementation of this recipe saves, {"epochs", "model", "losses_dict"}.
-Of a whole model only the tensors are taken: in place of its classes, objects with their attributes
-and no code are built. With torch's safe_globals and the real classes such files open too, but a
-pickle may then call them: Linear(100000, 100000) is 40 GB from a file of 800 bytes.
+Opened are state dicts, bare or under one key, with the prefixes of wrappers, of a Sequential of a
+ResNet's children, in a safetensors file, and the whole model that the published implementation of
+this recipe saves, {"epochs", "model", "losses_dict"}. Only the tensors are taken: in place of
+classes, objects without code are built. With torch's safe_globals and the real classes such files
+open too, but a pickle may then call them: Linear(100000, 100000) is 40 GB from a file of 800 bytes.
 """
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
-from chestxray.checkpoints import safe_load
+from chestxray.checkpoints import file_kinds, safe_load
+from chestxray.checkpoints.safetensors_load import read_safetensors
 from chestxray.labels import CLASSES
 from chestxray.models.backbones import default_backbone
 from chestxray.models.network import check_body, check_weights
+from chestxray.models.recognition import recognise
 from chestxray.runtime.files import file_digest
 from chestxray.runtime.text import join_limited
 
@@ -62,23 +66,53 @@ _MODULES = (
     "torchvision.models.resnet.Bottleneck",
     "torchvision.models.resnet.ResNet",
 )
-_STAND_INS = {name: type(name.rpartition(".")[2], (_StandIn,), {}) for name in _MODULES}
 _MOST_TENSORS = 10_000  # a ResNet-50 has 320; a forged model may hold itself
 _HOLDERS = ("model", "state_dict", "model_state_dict")
 
 
+class _Note:
+    """Stand-in for what lies beside the weights; what it is built from is dropped."""
+
+    __slots__ = ()
+
+    def __init__(self, *_: object) -> None: ...
+
+    def __setstate__(self, _: object) -> None: ...
+
+
+_NOTES = (
+    "argparse.Namespace",
+    "numpy.core.multiarray.scalar",
+    "numpy._core.multiarray.scalar",
+    "numpy.dtype",
+    *(f"numpy.dtypes.{name}" for name in np.dtypes.__all__),
+)
+_STAND_INS = {
+    **{name: type(name.rpartition(".")[2], (_StandIn,), {}) for name in _MODULES},
+    **dict.fromkeys(_NOTES, _Note),
+}
+# What DataParallel, Lightning, torch.compile and others put before a name.
+_WRAPPERS = re.compile(r"(?:(?:module|model|net|backbone|encoder|_orig_mod)\.)*")
+# Children of torchvision's ResNet by number, as in nn.Sequential(*resnet.children()).
+_CHILDREN = {
+    "0": "conv1",
+    "1": "bn1",
+    "4": "layer1",
+    "5": "layer2",
+    "6": "layer3",
+    "7": "layer4",
+}
+
+
 def read_state_dict(path: Path) -> dict[str, torch.Tensor]:
-    """Read the weights of a file by name, floating ones as float32, without the prefix `module.`.
+    """Read the weights of a file by their names here, floating ones as float32.
 
     Raises:
-        FileNotFoundError, ValueError: see safe_load.read; no weights in it, not finite, or of
-            another network, its head aside.
+        FileNotFoundError, ValueError: see read; no weights in it, not finite, or of another
+            network, its head aside.
     """
     state = state_dict_of(path, read(path))
-    try:
-        check_body(state)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
+    _check_body(path, state)
     return state
 
 
@@ -89,6 +123,7 @@ def read_foreign(path: Path, content: Any) -> ForeignWeights:
         ValueError: no weights in it, not finite, of another network or with other outputs.
     """
     state = state_dict_of(path, content)
+    _check_body(path, state)
     bias = state.get(default_backbone().head_names[1])
     if bias is not None and bias.shape != (len(CLASSES),):
         raise ValueError(
@@ -103,24 +138,21 @@ def read_foreign(path: Path, content: Any) -> ForeignWeights:
 
 
 def read(path: Path) -> Any:
-    """Read a file that may name the modules of a whole model; see safe_load.read."""
+    """Read a file that may name the modules of a whole model, or notes beside the weights.
+
+    Raises:
+        FileNotFoundError, ValueError: see safe_load.read and read_safetensors.
+    """
+    if file_kinds.is_safetensors(path):
+        return read_safetensors(path)
     return safe_load.read(path, _STAND_INS)
 
 
 def state_dict_of(path: Path, content: Any) -> dict[str, torch.Tensor]:
     """Find the weights in what read has returned; as read_state_dict."""
-    if isinstance(content, dict):
-        content = next((content[key] for key in _HOLDERS if key in content), content)
-    state = _state_of(content) if isinstance(content, _StandIn) else content
-    if not isinstance(state, dict) or not state or not all(map(torch.is_tensor, state.values())):
-        raise ValueError(
-            f"{path} holds no state dict: names and tensors, as torch.save writes them"
-        )
     state = {
-        str(name).removeprefix("module."): value.detach().float()
-        if value.is_floating_point()
-        else value
-        for name, value in state.items()
+        name: value.detach().float() if value.is_floating_point() else value
+        for name, value in _by_our_names(path, _held_state(path, content)).items()
     }
     for name in [name for name in state if name.endswith(".running_var")]:
         # Files of before 2018 do not count the batches, which nothing depends on here.
@@ -128,6 +160,60 @@ def state_dict_of(path: Path, content: Any) -> dict[str, torch.Tensor]:
         state.setdefault(counter, torch.tensor(0))
     safe_load.check_finite(path, "weights", state)
     return state
+
+
+def _check_body(path: Path, state: dict[str, torch.Tensor]) -> None:
+    """Raise ValueError where weights, their head aside, are not this network's; name theirs."""
+    try:
+        check_body(state)
+    except ValueError as error:
+        network = recognise(state)
+        theirs = f"; it looks like {network}" if network not in (None, "ResNet-50") else ""
+        raise ValueError(f"{path}: {error}{theirs}") from error
+
+
+def _held_state(path: Path, content: Any) -> dict[Any, torch.Tensor]:
+    """The state dict in a file: all of it, or under one key."""
+    content = _state_of(content) if isinstance(content, _StandIn) else content
+    if _is_state(content):
+        return content
+    values = content.items() if isinstance(content, dict) else ()
+    states = {k: _state_of(v) if isinstance(v, _StandIn) else v for k, v in values}
+    states = {
+        k: v for k, v in states.items() if _is_state(v) and any(t.ndim > 1 for t in v.values())
+    }
+    usual = [key for key in states if key in _HOLDERS]
+    keys = usual or list(states)
+    if len(keys) > 1:
+        raise ValueError(
+            f"{path} holds a state dict under each of {join_limited(keys)}: save the one that is "
+            "meant alone"
+        )
+    if not keys:
+        raise ValueError(
+            f"{path} holds no state dict: names and tensors, as torch.save writes them"
+        )
+    return states[keys[0]]
+
+
+def _is_state(value: Any) -> bool:
+    return isinstance(value, dict) and bool(value) and all(map(torch.is_tensor, value.values()))
+
+
+def _by_our_names(path: Path, state: dict[Any, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The tensors without the prefixes of wrappers, and with names in place of numbers."""
+    bare = {name: _WRAPPERS.sub("", str(name), count=1) for name in state}
+    numbered = "0.weight" in bare.values() and "conv1.weight" not in bare.values()
+    found: dict[str, torch.Tensor] = {}
+    for theirs, name in bare.items():
+        first, dot, rest = name.partition(".")
+        ours = _CHILDREN.get(first, first) + dot + rest if numbered else name
+        if ours in found:
+            raise ValueError(
+                f"{path} holds {ours} twice, once as {theirs}: save the network that is meant alone"
+            )
+        found[ours] = state[theirs]
+    return found
 
 
 def _state_of(module: _StandIn) -> dict[str, Any]:

@@ -60,13 +60,13 @@ def open_to_resume(name: str | None, folder: Path) -> Opened:
         folder: where names are looked up.
 
     Raises:
-        FileNotFoundError, ValueError: see find and checkpoint.load.
+        FileNotFoundError, ValueError: see find, foreign.read and checkpoint.verified.
     """
     if name is None:
         path, checkpoint, notes = _newest_readable(folder)
     else:
         path, note = find(name, folder)
-        checkpoint, notes = load(path), [note] if note else []
+        checkpoint, notes = verified(path, foreign.read(path)), [note] if note else []
     return _fitted(path, checkpoint, notes)
 
 
@@ -192,7 +192,10 @@ def _newest_readable(folder: Path) -> tuple[Path, Checkpoint, list[str]]:
     notes: list[str] = []
     for path in found:
         try:
-            return path, load(path), notes
+            checkpoint = load(path)
+            if notes:
+                notes.append(f"{path} is the newest that can be read: what came after it is lost")
+            return path, checkpoint, notes
         except ValueError as error:
             notes.append(f"passed over: {error}")
     if notes:

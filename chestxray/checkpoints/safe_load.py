@@ -7,17 +7,17 @@ what is refused can be said.
 
 import pickletools
 import re
-import shlex
 import struct
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 
 import torch
 
+from chestxray.checkpoints import file_kinds
 from chestxray.runtime.text import join_limited
 
 # What torch.save names where it writes tensors and plain values.
@@ -47,8 +47,18 @@ CONTENT_FAULTS = (
     EOFError,
     UnpicklingError,
 )
-# The number with which torch's form of before 2020 begins, as it is pickled there.
-_LEGACY = bytes.fromhex("80028a0a6cfc9c46f9206aa850192e")
+# How NumPy has bytes pickled: a call of encode with a text, a character for each byte.
+_ENCODE = ("GLOBAL", "_codecs.encode")
+_MOST_CHARACTERS = 256  # a text may be encoded again and again
+_Pushed = tuple[str, Any] | None  # what an operation has pushed last, where it is a name or a text
+_BYTES: tuple[Callable[[str, _Pushed], bool], ...] = (
+    lambda _, pushed: (
+        pushed is not None and pushed[0] == "BINUNICODE" and len(pushed[1]) <= _MOST_CHARACTERS
+    ),
+    lambda _, pushed: pushed == ("BINUNICODE", "latin1"),
+    lambda operation, _: operation == "TUPLE2",
+    lambda operation, _: operation == "REDUCE",
+)
 
 
 def read(path: Path, stand_ins: Mapping[str, type] | None = None) -> Any:
@@ -72,7 +82,8 @@ def read(path: Path, stand_ins: Mapping[str, type] | None = None) -> Any:
     if foreign:
         raise ValueError(
             f"{path} is not opened: besides tensors and plain values it names "
-            f"{join_limited(foreign)}, and building these could run code"
+            f"{join_limited(foreign)}, and building these could run code; a file with "
+            "its state dict alone is read by --weights and --test"
         )
     try:
         with torch.serialization.safe_globals([(kind, name) for name, kind in allowed.items()]):
@@ -100,40 +111,30 @@ def check_finite(path: Path, what: str, tensors: Mapping[str, torch.Tensor]) -> 
 def _pickle(path: Path) -> bytes:
     """The pickle of an archive whose records are whole and no larger than the file."""
     try:
-        if not zipfile.is_zipfile(path):
-            raise ValueError(_no_zip(path))
-        with zipfile.ZipFile(path) as archive:
-            records = archive.infolist()
-            if any(record.compress_type != zipfile.ZIP_STORED for record in records) or (
-                sum(record.file_size for record in records) > path.stat().st_size
-            ):
-                raise ValueError("it would unpack to more than the file holds; torch.save does not")
-            if len({record.filename for record in records}) < len(records):
-                raise ValueError("a record is there twice")
-            wrong = archive.testzip()
-            if wrong is not None:
-                raise ValueError(f"{wrong} in it has another checksum than when written")
-            pickles = [r for r in records if re.fullmatch(r"[^/]+/data\.pkl", r.filename)]
-            if len(pickles) != 1:
-                raise ValueError("it is a zip of something else: there is no data.pkl in it")
-            return archive.read(pickles[0])
+        if zipfile.is_zipfile(path):
+            return _pickle_in_zip(path)
+        description = file_kinds.describe(path)
     except _ARCHIVE_FAULTS as error:
         raise ValueError(f"{path} is not a .pth, or damaged: {_first(error)}") from error
+    raise ValueError(description)
 
 
-def _no_zip(path: Path) -> str:
-    with open(path, "rb") as file:
-        start = file.read(512)
-    if not start:
-        return "it is empty"
-    new = f"{path.stem}_zip.pth"
-    program = f"import torch; torch.save(torch.load({str(path)!r}, map_location='cpu'), {new!r})"
-    if start.startswith(_LEGACY) or start[257:262] == b"ustar":
-        return (
-            "it is in torch's form of before 2020, which cannot be read safely; if you trust it, "
-            f"rewrite it: TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD=1 python -c {shlex.quote(program)}"
-        )
-    return "it is not in zip form, or is only the beginning of a file"
+def _pickle_in_zip(path: Path) -> bytes:
+    with zipfile.ZipFile(path) as archive:
+        records = archive.infolist()
+        if any(record.compress_type != zipfile.ZIP_STORED for record in records) or (
+            sum(record.file_size for record in records) > path.stat().st_size
+        ):
+            raise ValueError("it would unpack to more than the file holds; torch.save does not")
+        if len({record.filename for record in records}) < len(records):
+            raise ValueError("a record is there twice")
+        wrong = archive.testzip()
+        if wrong is not None:
+            raise ValueError(f"{wrong} in it has another checksum than when written")
+        pickles = [r for r in records if re.fullmatch(r"[^/]+/data\.pkl", r.filename)]
+        if len(pickles) != 1:
+            raise ValueError("it is a zip of something else: there is no data.pkl in it")
+        return archive.read(pickles[0])
 
 
 def _names(path: Path, pickled: bytes) -> set[str]:
@@ -142,18 +143,42 @@ def _names(path: Path, pickled: bytes) -> set[str]:
     torch.serialization.get_unsafe_globals_in_checkpoint does not do: it leaves out what torch
     allows, bytearray(4 GB) among it, counts no steps, and does not name what STACK_GLOBAL builds.
     """
-    names = set()
+    names: set[str] = set()
+    memo: dict[Any, _Pushed] = {}
+    pushed: _Pushed = None
+    awaited: tuple[Callable[[str, _Pushed], bool], ...] = ()
     try:
         for step, (operation, argument, _) in enumerate(pickletools.genops(pickled)):
             if step == _MOST_STEPS:
                 raise ValueError(f"it takes more than {_MOST_STEPS:,} steps to build")
-            if operation.name in ("GLOBAL", "INST"):
-                names.add(str(argument).replace(" ", "."))
-            elif operation.name in ("STACK_GLOBAL", "EXT1", "EXT2", "EXT4"):
-                names.add(f"something by {operation.name}")
+            if operation.name in ("BINPUT", "LONG_BINPUT"):
+                memo[argument] = pushed
+                continue
+            names |= _named(operation.name, argument)
+            pushed = _pushed(operation.name, argument, memo)
+            if awaited and not awaited[0](operation.name, pushed):
+                names.add(_ENCODE[1])  # with other arguments it may unpack, repeat or import
+            awaited = awaited[1:] if awaited else _BYTES if pushed == _ENCODE else ()
     except (ValueError, UnicodeDecodeError, struct.error) as error:
         raise ValueError(f"{path} is not a .pth, or damaged: {_first(error)}") from error
     return names
+
+
+def _named(operation: str, argument: Any) -> set[str]:
+    """The class or function that an operation names; not encode, whose calls are looked at."""
+    if operation in ("GLOBAL", "INST"):
+        name = str(argument).replace(" ", ".")
+        return set() if (operation, name) == _ENCODE else {name}
+    built = operation in ("STACK_GLOBAL", "EXT1", "EXT2", "EXT4")
+    return {f"something by {operation}"} if built else set()
+
+
+def _pushed(operation: str, argument: Any, memo: Mapping[Any, _Pushed]) -> _Pushed:
+    if operation in ("BINGET", "LONG_BINGET"):
+        return memo.get(argument)
+    if operation == "GLOBAL":
+        return operation, str(argument).replace(" ", ".")
+    return (operation, argument) if operation == "BINUNICODE" else None
 
 
 def _tensors(content: Any) -> Iterator[torch.Tensor]:

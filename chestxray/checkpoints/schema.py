@@ -91,6 +91,7 @@ SCHEMA: dict[str, Any] = {
         "split_seed": _whole(0),
         "max_per_class": _whole(0),
         "size": _whole(32),
+        "bits": _whole(8, 16),
         "skip_bad_images": _TRUTH,
         "weights": _TEXT,
         "stage": _STAGE,

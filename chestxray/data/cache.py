@@ -13,11 +13,12 @@ from pathlib import Path
 
 import numpy as np
 
-from chestxray.data.decoding import DECODER_VERSION, decode_all, describe_fault
+from chestxray.data.decoding import DECODER_VERSION, DEEP, Decoded, decode_all, describe_fault
 from chestxray.runtime.files import folder_lock, whole_file
 from chestxray.runtime.text import join_limited, plural
 
 _SECONDS_BETWEEN_SAVES = 60.0
+_SHALLOW = "\t12 bits"  # behind the key of an image of 16 bits whose values all fit into 12
 _BLOCK = 4096  # bytes that a file may take beyond its length
 _WAYS_OUT = "--cache-dir DIR names another, and main.py --no-cache keeps them in memory"
 
@@ -30,11 +31,13 @@ class DecodedImages:
         pixels: (M, size, size) uint8, in memory or mapped read-only from the cache.
         cache_index: (N,) the row of each image in `pixels`; -1 where it could not be read.
         broken: path -> why it cannot be read.
+        shallow: paths of 16-bit images, scaled by 16 bits, whose values all fit into 12.
     """
 
     pixels: np.ndarray
     cache_index: np.ndarray
     broken: dict[str, str]
+    shallow: list[str]
 
 
 def load_images(
@@ -44,6 +47,7 @@ def load_images(
     cache_dir: Path | None,
     workers: int = 0,
     check: Callable[[], None] = lambda: None,
+    bits: int = DEEP,
 ) -> DecodedImages:
     """Decode images, or take them from the cache where their name, size and time are the same.
 
@@ -55,13 +59,14 @@ def load_images(
         workers: decoding processes; 0 decodes in this one.
         check: called between images; an exception from it ends the decoding, and the cache keeps
             the images that are done.
+        bits: of the values of images with 16 bits; see decoding.decode.
 
     Raises:
         OSError: the cache cannot be written; a decoding process died.
     """
     if cache_dir is None:
-        return _decode_into_memory(paths, size, workers, check)
-    cache = _Cache(cache_dir, size, source)
+        return _decode_into_memory(paths, size, workers, check, bits)
+    cache = _Cache(cache_dir, size, source, bits)
     keys, broken = _keys(paths)
     cache_index = cache.find(keys)
     if any(
@@ -71,24 +76,27 @@ def load_images(
             _wait_for_lock(stack, cache_dir, check)
             cache_index = cache.find(keys)  # another run may have decoded them meanwhile
             missing = [i for i in np.flatnonzero(cache_index < 0) if paths[i] not in broken]
-            results = decode_all([paths[i] for i in missing], size, workers, check)
+            results = decode_all([paths[i] for i in missing], size, workers, check, bits)
             faults = cache.append([keys[i] for i in missing], results)
             broken |= {paths[missing[number]]: reason for number, reason in faults.items()}
         cache_index = cache.find(keys)
-    return DecodedImages(cache.pixels(), cache_index, broken)
+    noted = cache.shallow()
+    shallow = [path for path, key in zip(paths, keys, strict=True) if key in noted]
+    return DecodedImages(cache.pixels(), cache_index, broken, shallow)
 
 
 def _decode_into_memory(
-    paths: list[str], size: int, workers: int, check: Callable[[], None]
+    paths: list[str], size: int, workers: int, check: Callable[[], None], bits: int
 ) -> DecodedImages:
     pixels = np.empty((len(paths), size, size), dtype=np.uint8)
-    cache_index, broken = np.full(len(paths), -1), {}
-    for index, result in decode_all(paths, size, workers, check):
+    cache_index, broken, shallow = np.full(len(paths), -1), {}, []
+    for index, result in decode_all(paths, size, workers, check, bits):
         if isinstance(result, str):
             broken[paths[index]] = result
         else:
-            pixels[index], cache_index[index] = result, index
-    return DecodedImages(pixels, cache_index, broken)
+            pixels[index], cache_index[index] = result.pixels, index
+            shallow += [paths[index]] if result.shallow else []
+    return DecodedImages(pixels, cache_index, broken, shallow)
 
 
 def fit_on_device(images: int, size: int, free: int) -> bool:
@@ -110,6 +118,17 @@ def describe_skipped(broken: dict[str, str]) -> list[str]:
         f"{plural(len(broken), 'image')} cannot be read and left out:",
         *(f"  {path}: {reason}" for path, reason in sorted(broken.items())),
     ]
+
+
+def describe_shallow(shallow: list[str]) -> str | None:
+    """The images that may have become near-black, for a warning; None where there is none."""
+    if not shallow:
+        return None
+    names = join_limited(map(os.path.basename, sorted(shallow)), most=3)
+    return (
+        f"warning: no value above 4,095 in {plural(len(shallow), 'image')} of 16 bits ({names}), "
+        "which makes near-black; if the values have 12 bits, --bits 12 makes 4,095 white"
+    )
 
 
 def _wait_for_lock(
@@ -134,22 +153,23 @@ def _wait_for_lock(
         time.sleep(seconds)
 
 
-def cache_file(folder: Path, size: int, source: Path) -> Path:
+def cache_file(folder: Path, size: int, source: Path, bits: int = DEEP) -> Path:
     """The file of the decoded images of a data folder; its .index beside it has their keys."""
     digest = hashlib.sha256(os.fsencode(source.resolve())).hexdigest()[:8]
-    return folder / f"images-{size}-v{DECODER_VERSION}-{digest}.u8"
+    depth = "" if bits == DEEP else f"-{bits}bit"
+    return folder / f"images-{size}{depth}-v{DECODER_VERSION}-{digest}.u8"
 
 
 class _Cache:
-    """A file of decoded images that only grows, and an index: line k is the key of row k.
+    """A file of decoded images that only grows, and an index: line k is the key of row k, marked.
 
     Every row that the index names is on the disk; any others are left from an interrupted run. A
     row that the index names is never written again, so another run may have the file mapped.
     """
 
-    def __init__(self, folder: Path, size: int, source: Path) -> None:
+    def __init__(self, folder: Path, size: int, source: Path, bits: int) -> None:
         self.size = size
-        self.data = cache_file(folder, size, source)
+        self.data = cache_file(folder, size, source, bits)
         self.index = self.data.with_suffix(".index")
 
     def keys(self) -> list[str]:
@@ -161,8 +181,13 @@ class _Cache:
 
     def find(self, keys: list[str]) -> np.ndarray:
         """(N,) row of each key, -1 where it is not in the cache."""
-        row_of = {key: row for row, key in enumerate(self.keys())}
+        row_of = {key.removesuffix(_SHALLOW): row for row, key in enumerate(self.keys())}
         return np.array([row_of.get(key, -1) for key in keys], dtype=np.int64)
+
+    def shallow(self) -> set[str]:
+        """The keys of the images that are marked as shallow."""
+        marked = [key for key in self.keys() if key.endswith(_SHALLOW)]
+        return {key.removesuffix(_SHALLOW) for key in marked}
 
     def pixels(self) -> np.ndarray:
         count = len(self.keys())
@@ -171,7 +196,7 @@ class _Cache:
         return np.memmap(self.data, np.uint8, mode="r", shape=(count, self.size, self.size))
 
     def append(
-        self, keys: list[str], results: Iterator[tuple[int, np.ndarray | str]]
+        self, keys: list[str], results: Iterator[tuple[int, Decoded | str]]
     ) -> dict[int, str]:
         """Write results behind the rows that exist; returns the reasons of those without image."""
         stored = self.keys()
@@ -191,7 +216,7 @@ class _Cache:
         handle: int,
         stored: list[str],
         keys: list[str],
-        results: Iterator[tuple[int, np.ndarray | str]],
+        results: Iterator[tuple[int, Decoded | str]],
     ) -> dict[int, str]:
         """Write images one by one; `stored` gets the key of each."""
         faults, saved = {}, time.monotonic()
@@ -199,10 +224,10 @@ class _Cache:
             if isinstance(result, str):
                 faults[index] = result
                 continue
-            written = os.pwrite(handle, result.tobytes(), len(stored) * self.size**2)
+            written = os.pwrite(handle, result.pixels.tobytes(), len(stored) * self.size**2)
             if written < self.size**2:  # cut short at the end of a disk
                 raise OSError(f"{self.data} cannot be written any further; {_WAYS_OUT}")
-            stored.append(keys[index])
+            stored.append(keys[index] + (_SHALLOW if result.shallow else ""))
             if time.monotonic() - saved > _SECONDS_BETWEEN_SAVES:
                 self._save(handle, stored)
                 saved = time.monotonic()

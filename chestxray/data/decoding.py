@@ -1,8 +1,8 @@
 """Image files -> one uint8 array (n, size, size), by a pool of processes.
 
 One rule for every image: grey (colour by the ITU-R 601 weights, alpha dropped, 16 bits divided by
-257), as stored (EXIF's rotation is ignored), padded with black to a centred square, resized
-bilinearly with antialiasing.
+257, or so that 2**bits - 1 is white), as stored (EXIF's rotation is ignored), padded with black to
+a centred square, resized bilinearly with antialiasing.
 """
 
 import errno
@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -28,8 +29,10 @@ from chestxray.data import integrity
 from chestxray.runtime.progress import Progress
 from chestxray.runtime.signals import block_signals, ignore_signals
 
-DECODER_VERSION = 2  # part of the cache's name: increase it when read_image changes
+DECODER_VERSION = 3  # part of the cache's name: increase it when read_image changes
+DEEP = 16  # bits of a grey value, at most
 MOST_PIXELS = 64_000_000
+_SHALLOW = 12  # bits that values of 16 bits often have, from X-ray machines
 _MOST_BYTES = 8 * MOST_PIXELS + 100_000_000  # four channels of 16 bits, and metadata
 _SMALL = 32  # images: below, starting a process costs more than it saves
 # What Pillow raises on broken files; not all of them are OSErrors.
@@ -48,14 +51,34 @@ _FAULTS = (
 _MACHINE_FAULTS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)  # not the fault of an image
 
 
-def read_image(path: str | Path, size: int) -> np.ndarray:
+@dataclass(frozen=True)
+class Decoded:
+    """An image that could be read.
+
+    Attributes:
+        pixels: (size, size) uint8.
+        shallow: it has 16 bits and was scaled by them, and all of its values fit into 12.
+    """
+
+    pixels: np.ndarray
+    shallow: bool
+
+
+def read_image(path: str | Path, size: int, bits: int = DEEP) -> np.ndarray:
+    """Decode one image, (size, size) uint8; as decode."""
+    return decode(path, size, bits).pixels
+
+
+def decode(path: str | Path, size: int, bits: int = DEEP) -> Decoded:
     """Decode one PNG or JPEG of any mode and shape.
 
-    Returns:
-        (size, size) uint8.
+    Args:
+        size: side of the result, in pixels.
+        bits: of the values of an image with 16 bits; 2**bits - 1 becomes white.
 
     Raises:
-        ValueError: the image is missing, broken, or above 64 million pixels as a square.
+        ValueError: the image is missing, broken, or above 64 million pixels as a square; its values
+            do not fit into the bits.
     """
     content = b""
     try:
@@ -63,7 +86,7 @@ def read_image(path: str | Path, size: int) -> np.ndarray:
         with warnings.catch_warnings():
             # About sizes below our limit, and broken metadata.
             warnings.simplefilter("ignore")
-            grey = _decoded_grey(content)
+            grey, shallow = _decoded_grey(content, bits)
     except _FAULTS as error:
         if isinstance(error, OSError) and error.errno in _MACHINE_FAULTS:
             raise
@@ -73,7 +96,7 @@ def read_image(path: str | Path, size: int) -> np.ndarray:
         square = Image.new("L", (side, side))
         square.paste(grey, ((side - grey.width) // 2, (side - grey.height) // 2))
         grey = square
-    return np.asarray(grey.resize((size, size), Image.Resampling.BILINEAR))
+    return Decoded(np.asarray(grey.resize((size, size), Image.Resampling.BILINEAR)), shallow)
 
 
 def _content(path: str | Path) -> bytes:
@@ -86,39 +109,75 @@ def _content(path: str | Path) -> bytes:
     return Path(path).read_bytes()
 
 
-def _decoded_grey(content: bytes) -> Image.Image:
+def _decoded_grey(content: bytes, bits: int) -> tuple[Image.Image, bool]:
+    """The grey image of a file's bytes, and whether it is shallow."""
+    needed = integrity.without_notes(content)
+    image = _loaded(needed)
+    if integrity.is_jpeg(needed):
+        _check_end(needed, image)
+        return _grey(image), False
+    integrity.check_palette(needed)
+    deep = integrity.bit_depth(needed) == DEEP
+    grey = _scaled(image, bits) if deep else _grey(image)
+    last_row = grey.crop((0, grey.height - 1, grey.width, grey.height))
+    # Black is also what missing rows become.
+    if image.info.get("interlace") or last_row.getbbox() is None:
+        integrity.check_rows(needed)
+    return grey, deep and bits == DEEP and _largest(image) < 2**_SHALLOW
+
+
+def _loaded(content: bytes) -> Image.Image:
     with Image.open(io.BytesIO(content), formats=["PNG", "JPEG"]) as image:
         if max(image.size) ** 2 > MOST_PIXELS:
             raise ValueError(
                 f"{image.width} x {image.height} is above 64 million pixels, made square"
             )
-        image.verify()  # load() does not look at a PNG's checksums
-    with Image.open(io.BytesIO(content), formats=["PNG", "JPEG"]) as image:
         image.load()
-        grey = _grey(image)
-        interlaced = bool(image.info.get("interlace"))
-    if not integrity.is_png(content):
-        integrity.check_end(content)
-        return grey
-    integrity.check_palette(content)
-    last_row = grey.crop((0, grey.height - 1, grey.width, grey.height))
-    if interlaced or last_row.getbbox() is None:  # black is also what missing rows become
-        integrity.check_rows(content)
-    return grey
+        return image
+
+
+def _check_end(content: bytes, image: Image.Image) -> None:
+    """Raise ValueError where the end of a JPEG is missing, or comes before its last pixels."""
+    end = integrity.jpeg_end(content)
+    if not integrity.may_be_pixels(content[end:]):
+        return
+    for other in integrity.continued(content, end):
+        if _loaded(other).tobytes() != image.tobytes():
+            raise ValueError("damaged: its end comes before its last pixels")
 
 
 def _grey(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I"):  # 16 bits, which convert("L") would clip to white
-        return Image.fromarray(np.round(np.asarray(image) / 257).astype(np.uint8))
     if image.mode == "P":
         image.info.pop("transparency", None)  # alpha is dropped
         image = image.convert("RGB")
     return image.convert("L")
 
 
+def _scaled(image: Image.Image, bits: int) -> Image.Image:
+    """An image of 16 bits in grey, 2**bits - 1 as white."""
+    white = 2**bits - 1
+    if image.mode.startswith("I"):  # convert("L") would clip it to white
+        levels = np.asarray(image)
+        if levels.max() > white:
+            raise ValueError(f"a value of {levels.max():,} is above {white:,}, --bits {bits}")
+        return Image.fromarray(np.round(levels / (white / 255)).astype(np.uint8))
+    if bits < DEEP:  # Pillow keeps the upper 8 of a colour's 16 bits
+        raise ValueError(f"16 bits a colour cannot be read with --bits {bits}; convert it to grey")
+    return _grey(image)
+
+
+def _largest(image: Image.Image) -> int:
+    """The largest value of an image of 16 bits; of a colour's, of which 8 are known, a bound."""
+    if image.mode.startswith("I"):
+        return int(np.asarray(image).max())
+    return 256 * int(np.asarray(image.convert("RGB")).max()) + 255
+
+
 def describe_fault(content: bytes, error: Exception) -> str:
     """Why an image cannot be read, for people."""
     if isinstance(error, Image.UnidentifiedImageError):
+        if content[128:132] == b"DICM":
+            return "a DICOM file, which is not read: convert it to PNG"
         start = content[:12]
         return f"not a PNG or JPEG image (starts with {start!r})" if start else "an empty file"
     if isinstance(error, FileNotFoundError):
@@ -129,10 +188,11 @@ def describe_fault(content: bytes, error: Exception) -> str:
 
 
 def decode_all(
-    paths: list[str], size: int, workers: int, check: Callable[[], None]
-) -> Iterator[tuple[int, np.ndarray | str]]:
+    paths: list[str], size: int, workers: int, check: Callable[[], None], bits: int = DEEP
+) -> Iterator[tuple[int, Decoded | str]]:
     """Yield the number of each path with its image, or with the reason why it has none."""
-    with Progress("decoding", len(paths)) as progress, _decoder(paths, size, workers) as results:
+    work = partial(_decode_or_reason, size=size, bits=bits)
+    with Progress("decoding", len(paths)) as progress, _decoder(paths, work, workers) as results:
         try:
             for index, result in enumerate(results):
                 check()
@@ -146,26 +206,27 @@ def decode_all(
 
 
 @contextmanager
-def _decoder(paths: list[str], size: int, workers: int) -> Iterator[Iterator[np.ndarray | str]]:
+def _decoder(
+    paths: list[str], work: Callable[[str], Decoded | str], workers: int
+) -> Iterator[Iterator[Decoded | str]]:
     """The images or reasons of all paths, in order, from a pool of processes if it pays."""
-    decode = partial(_decode_or_reason, size=size)
     if workers == 0 or len(paths) < _SMALL:
-        yield map(decode, paths)
+        yield map(work, paths)
         return
     pool = ProcessPoolExecutor(
         workers, multiprocessing.get_context("spawn"), initializer=_start_worker
     )
     try:
         with block_signals():  # a new process ignores them only after its first imports
-            results = pool.map(decode, paths, chunksize=8)
+            results = pool.map(work, paths, chunksize=8)
         yield results
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def _decode_or_reason(path: str, size: int) -> np.ndarray | str:
+def _decode_or_reason(path: str, size: int, bits: int) -> Decoded | str:
     try:
-        return read_image(path, size)
+        return decode(path, size, bits)
     except ValueError as error:
         return str(error)
 

@@ -15,6 +15,7 @@ from chestxray.runtime.text import join_limited, plural
 
 PARTS = ("train", "val", "test")  # of the split
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
+DICOM_SUFFIXES = (".dcm", ".dicom")
 TRAIN_VAL_LIST, TEST_LIST = "train_val_list.txt", "test_list.txt"
 _LABEL_VECTOR = re.compile(r"(?:[\s,]+[01])+\s*$")  # behind the names in CheXNet's lists
 WAYS_OUT = (
@@ -76,9 +77,14 @@ def read_entries(folder: Path, subset: Path | None = None) -> Entries:
 
 
 def find_images(folder: Path) -> pd.DataFrame:
-    """Find every PNG and JPEG below a folder (columns name, path), but not hidden files."""
+    """Find every PNG and JPEG below a folder (columns name, path), but not hidden files.
+
+    What bears the name of an image that is not there, a folder or a DICOM file, is found in its
+    place: it cannot be read, and is named with the reason.
+    """
     names: list[str] = []
     paths: list[str] = []
+    others: list[tuple[str, str]] = []
     seen: set[str] = set()
     for root, folders, files in os.walk(folder, followlinks=True):
         real = os.path.realpath(root)
@@ -90,6 +96,14 @@ def find_images(folder: Path) -> pd.DataFrame:
         found = [f for f in files if f.lower().endswith(IMAGE_SUFFIXES) and f[0] != "."]
         names += found
         paths += [os.path.join(root, f) for f in found]
+        bearing = [d for d in folders if d.lower().endswith(IMAGE_SUFFIXES)]
+        bearing += [f for f in files if f.lower().endswith(DICOM_SUFFIXES) and f[0] != "."]
+        others += [(name, os.path.join(root, name)) for name in bearing]
+    stems = {name.rpartition(".")[0] for name in names}
+    for name, path in others:
+        if name.rpartition(".")[0] not in stems:
+            names.append(name)
+            paths.append(path)
     return pd.DataFrame({"name": names, "path": paths}, dtype=str)
 
 
@@ -148,6 +162,8 @@ def _describe_mismatch(table: pd.DataFrame, images: pd.DataFrame, folder: Path) 
     if table.empty:
         return f"the label table in {folder} has no rows\n{WAYS_OUT}"
     found = f"{images['name'].iloc[0]} was found" if len(images) else "there are no images"
+    if found.endswith(tuple(f"{suffix} was found" for suffix in DICOM_SUFFIXES)):
+        found += ", a DICOM file, which is not read: convert it to PNG"
     return (
         f"no row of the label table has an image below {folder}: {table['image'].iloc[0]} was "
         f"expected, for example, and {found}\n{WAYS_OUT}"

@@ -7,7 +7,7 @@ import os
 import sys
 from pathlib import Path
 
-from chestxray.data.cache import describe_skipped, load_images
+from chestxray.data.cache import describe_shallow, describe_skipped, load_images
 from chestxray.runtime.cli import Parser, number, run_command, say
 from chestxray.runtime.signals import StopRequest
 from chestxray.runtime.text import plural
@@ -26,6 +26,13 @@ def build_parser() -> Parser:
         type=number(int, 32, 4096, "a side in pixels, 32 to 4096"),
         default=224,
         help="side of the decoded images, in pixels (default: 224)",
+    )
+    parser.add_argument(
+        "--bits",
+        metavar="N",
+        type=number(int, 8, 16, "a number of bits, 8 to 16"),
+        default=16,
+        help="as main.py's --bits (default: 16)",
     )
     parser.add_argument(
         "--cache-dir", metavar="DIR", type=Path, default=Path(".cache"), help="(default: .cache)"
@@ -53,8 +60,9 @@ def main(argv: list[str] | None = None) -> int:
         say(*entries.notes)
         paths = entries.rows["path"].tolist()
         images = load_images(
-            paths, args.size, args.folder, args.cache_dir, args.workers, stop.check
+            paths, args.size, args.folder, args.cache_dir, args.workers, stop.check, args.bits
         )
+        say(describe_shallow(images.shallow))
         ready = len(paths) - len(images.broken)
         say(f"{plural(ready, 'image')} of {args.size} pixels a side ready in {args.cache_dir}")
         if images.broken:

@@ -247,10 +247,12 @@ def _check_fit(
         for key, value, found in both
         if found.is_floating_point() != value.is_floating_point()
     ]
-    for verb, keys in (
-        ("misses", sorted(expected.keys() - state.keys())),
-        ("has besides", sorted(state.keys() - expected.keys())),
-        ("differs:", differing),
-    ):
-        if keys:
-            raise ValueError(f"weights do not fit {name}: it {verb} {keys[0]} (of {len(keys)})")
+    missing, more = sorted(expected.keys() - state.keys()), sorted(state.keys() - expected.keys())
+    faults = [
+        f"{verb} {keys[0]} (of {len(keys)})"
+        for verb, keys in (("misses", missing), ("has besides", more), ("differs:", differing))
+        if keys
+    ]
+    if faults:
+        shown = faults[:2] if missing and more else faults[:1]
+        raise ValueError(f"weights do not fit {name}: it {' and '.join(shown)}")

@@ -3,10 +3,12 @@
 import shutil
 import subprocess
 import sys
+from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torchvision
@@ -89,9 +91,9 @@ def test_weights_in_any_precision_are_read_as_float32(
     "wrap",
     [
         lambda state: state,
-        lambda state: {f"module.{name}": value for name, value in state.items()},
+        lambda state: {f"module._orig_mod.{name}": value for name, value in state.items()},
         lambda state: {"state_dict": state, "epoch": 3},
-        lambda state: {"model": state, "optimizer": {}},
+        lambda state: {"net": state, "args": Namespace(lr=np.float64(0.1)), "optimizer": {}},
         lambda state: small_checkpoint(model=state),
     ],
 )
@@ -100,6 +102,16 @@ def test_state_dicts_are_found_bare_wrapped_and_in_checkpoints(
 ) -> None:
     torch.save(wrap(state), tmp_path / "a.pth")
     assert same(foreign.read_state_dict(tmp_path / "a.pth"), state)
+
+
+def test_the_children_of_a_resnet_by_number_are_put_under_their_names(tmp_path: Path) -> None:
+    network = torchvision.models.resnet50(weights=None)
+    wanted = {k: v for k, v in network.state_dict().items() if not k.startswith("fc.")}
+    backbone = torch.nn.Sequential(*list(network.children())[:-1])
+    held = {f"backbone.{name}": value for name, value in backbone.state_dict().items()}
+    assert "backbone.4.0.conv1.weight" in held
+    torch.save(held, tmp_path / "a.pth")
+    assert same(foreign.read_state_dict(tmp_path / "a.pth"), wanted)
 
 
 def test_weights_that_lay_on_a_gpu_are_opened_on_the_cpu(
@@ -245,5 +257,6 @@ def test_other_programs_weights_are_scored_as_ours_are(
     assert "split: all test; 0 patients shared" in capsys.readouterr().out
     assert len(read_scores(Path("all.csv")).image_names) == 60
     assert chest("--resume", "--ckpt", "bare.pth", *words) == 1
-    assert "has no format" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "it has no optimizer state; --weights bare.pth starts a new run" in said
     shutil.rmtree("checkpoints")

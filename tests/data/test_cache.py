@@ -14,7 +14,7 @@ from helpers import BROKEN, ROOT, never, noise_image
 from PIL import Image
 
 from chestxray.data import cache
-from chestxray.data.cache import DecodedImages, describe_broken, load_images
+from chestxray.data.cache import DecodedImages, describe_broken, describe_shallow, load_images
 from chestxray.data.decoding import read_image
 from chestxray.runtime.files import folder_lock
 
@@ -184,6 +184,34 @@ def test_each_size_has_its_own_cache_file(tmp_path: Path) -> None:
     for side in (16, 24):
         images = load_images(paths, side, tmp_path / "data", tmp_path / "cache", check=never)
         np.testing.assert_array_equal(decoded(images)[1], read_image(paths[1], side))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_shallow_images_are_known_from_the_cache_too(tmp_path: Path, workers: int) -> None:
+    paths = folder_of(tmp_path / "data", 36)
+    dark = [paths[20], paths[3]]
+    for path in dark:
+        Image.fromarray(np.full((30, 30), 4000, dtype=np.uint16)).save(path)
+    data, folder = tmp_path / "data", tmp_path / "cache"
+    for known, place in ((Counter(), folder), (never, folder), (Counter(), None)):
+        images = load_images(paths, SIZE, data, place, workers, check=known)
+        assert sorted(images.shallow) == sorted(dark)
+        assert load_images(paths[:9], SIZE, data, place).shallow == [paths[3]]
+    said = describe_shallow(images.shallow)
+    assert said is not None and "no value above 4,095 in 2 images of 16 bits" in said
+    assert "--bits 12" in said and "(00000003_000.png, 00000020_000.png)" in said
+    assert describe_shallow([]) is None
+
+
+def test_each_number_of_bits_has_its_own_cache_file(tmp_path: Path) -> None:
+    (path,) = paths = folder_of(tmp_path / "data", 1)
+    Image.fromarray(np.full((30, 30), 4000, dtype=np.uint16)).save(path)
+    words = (paths, SIZE, tmp_path / "data", tmp_path / "cache")
+    for grey, bits in ((16, 16), (249, 12)):
+        for check in (Counter(), never):
+            images = load_images(*words, check=check, bits=bits)
+            assert (decoded(images) == grey).all()
+            assert images.shallow == ([path] if bits == 16 else [])
 
 
 def test_the_whole_set_reuses_what_a_subset_decoded(tmp_path: Path) -> None:

@@ -1,7 +1,9 @@
 """Images of every mode and shape become grey squares; broken files are refused."""
 
+import struct
 import subprocess
 import sys
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,7 +12,7 @@ import pytest
 from helpers import BROKEN, ROOT, noise_image
 from PIL import Image
 
-from chestxray.data.decoding import read_image
+from chestxray.data.decoding import decode, read_image
 
 SIZE = 24
 
@@ -85,6 +87,65 @@ def test_sixteen_bits_are_divided_by_257_and_never_clipped(tmp_path: Path) -> No
     Image.fromarray(levels).save(tmp_path / "deep.png")
     assert mode_of(tmp_path / "deep.png") == "I;16"
     np.testing.assert_array_equal(read_image(tmp_path / "deep.png", 64), np.round(levels / 257))
+
+
+@pytest.mark.parametrize("bits", range(8, 17))
+def test_fewer_bits_than_16_have_their_own_white(tmp_path: Path, bits: int) -> None:
+    white = 2**bits - 1
+    levels = np.linspace(0, white, 64 * 64).reshape(64, 64).astype(np.uint16)
+    Image.fromarray(levels).save(tmp_path / "deep.png")
+    expected = np.round(levels / (white / 255))
+    assert expected.max() == 255
+    np.testing.assert_array_equal(read_image(tmp_path / "deep.png", 64, bits), expected)
+    if bits < 16:
+        levels[5, 5] = white + 1
+        Image.fromarray(levels).save(tmp_path / "deep.png")
+        with pytest.raises(ValueError, match=f"{white + 1:,} is above {white:,}, --bits {bits}"):
+            read_image(tmp_path / "deep.png", 64, bits)
+
+
+def test_bits_change_nothing_about_images_of_8_bits(tmp_path: Path) -> None:
+    for name, (make, suffix, words) in TWINS.items():
+        if name != "I;16":
+            make().save(tmp_path / f"image.{suffix}", **words)
+            plain, other = (read_image(tmp_path / f"image.{suffix}", SIZE, b) for b in (16, 12))
+            np.testing.assert_array_equal(plain, other)
+
+
+def deep_colour(path: Path, highest: int) -> None:
+    """A PNG of 16 bits a colour, all of one value, with alpha above it."""
+    header = b"IHDR" + struct.pack(">IIBBBBB", 8, 8, 16, 6, 0, 0, 0)
+    rows = 8 * (b"\0" + 8 * struct.pack(">HHHH", 0, 0, highest, 65535))
+    chunks = (header, b"IDAT" + zlib.compress(rows), b"IEND")
+    path.write_bytes(
+        b"\x89PNG\r\n\x1a\n"
+        + b"".join(
+            struct.pack(">I", len(c) - 4) + c + struct.pack(">I", zlib.crc32(c)) for c in chunks
+        )
+    )
+
+
+def test_sixteen_bits_with_the_values_of_twelve_are_noticed(tmp_path: Path) -> None:
+    path = tmp_path / "deep.png"
+    for highest, shallow in ((0, True), (3000, True), (4095, True), (4096, False), (65535, False)):
+        levels = np.zeros((9, 7), dtype=np.uint16)
+        levels[3, 3] = highest
+        Image.fromarray(levels).save(path)
+        assert decode(path, SIZE).shallow == shallow
+        deep_colour(path, highest)
+        assert decode(path, SIZE).shallow == shallow
+    with pytest.raises(ValueError, match="16 bits a colour cannot be read with --bits 12; convert"):
+        decode(path, SIZE, 12)
+    Image.fromarray(np.ones((9, 7), dtype=np.uint8)).save(path)  # dark, and of 8 bits
+    assert not decode(path, SIZE).shallow
+    Image.fromarray(np.full((9, 7), 4095, dtype=np.uint16)).save(path)
+    assert not decode(path, SIZE, 12).shallow  # nothing to say where bits were typed
+
+
+def test_a_dicom_file_is_called_one(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(bytes(128) + b"DICM" + bytes(200))
+    with pytest.raises(ValueError, match="a DICOM file, which is not read: convert it to PNG"):
+        read_image(tmp_path / "a.png", SIZE)
 
 
 def test_colour_is_weighed_by_itu_r_601(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from chestxray.data.cache import load_images
 from chestxray.data.entries import find_images, read_entries, read_lists, read_names
 from chestxray.data.splits import draw_split
 from chestxray.data.summary import describe_change, summary
@@ -169,6 +170,31 @@ def test_another_suffix_is_matched_by_stem_and_noted(tmp_path, suffix):
     assert entries.notes[1] == (
         f"12 images matched by name without suffix ({names[0]}, for example)"
     )
+
+
+def test_what_bears_the_name_of_an_image_is_named_among_the_broken(tmp_path):
+    """A folder or a DICOM file in the place of an image; not where the image is there too."""
+    folder_of(tmp_path, NAMES[4:])
+    (tmp_path / "images" / NAMES[0]).mkdir()
+    dicom = bytes(128) + b"DICM" + bytes(99)
+    for name in (NAMES[1], NAMES[2].replace(".png", ".dcm"), NAMES[5].replace(".png", ".dcm")):
+        write(tmp_path / "images" / name, dicom)
+    write(tmp_path / "unpacked" / NAMES[4] / NAMES[4], NAMES[4])  # some programs unpack so
+    found = read_entries(tmp_path)
+    assert found.rows["image"].tolist() == [*NAMES[:3], *NAMES[4:]]
+    broken = load_images(found.rows["path"].tolist()[:3], 32, tmp_path, None).broken
+    assert [Path(path).name for path in broken] == [*NAMES[:2], NAMES[2].replace(".png", ".dcm")]
+    folder, *files = broken.values()
+    assert "folder" in folder
+    assert files == 2 * ["a DICOM file, which is not read: convert it to PNG"]
+    assert not any("without a row" in note for note in found.notes)
+
+
+def test_a_folder_of_dicom_files_alone_is_called_one(tmp_path):
+    write_table(tmp_path / "Data_Entry_2017.csv")
+    write(tmp_path / "images" / "1.2.840.dcm", bytes(128) + b"DICM")
+    with pytest.raises(ValueError, match="1.2.840.dcm was found, a DICOM file, .* convert it to"):
+        read_entries(tmp_path)
 
 
 def test_a_name_is_preferred_to_its_stem(tmp_path):

@@ -1,10 +1,13 @@
 """Images that are decoded ahead of time."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import never
+from helpers import SHARED, never
+from PIL import Image
 
 from chestxray.data import prepare
 from chestxray.data.cache import load_images
@@ -22,6 +25,41 @@ def test_a_prepared_folder_needs_no_more_decoding(
     paths = read_entries(drawn).rows["path"].tolist()
     images = load_images(paths, 32, drawn, tmp_path / "cache", check=never)
     np.testing.assert_array_equal(images.pixels[images.cache_index[7]], read_image(paths[7], 32))
+
+
+def test_prepare_warns_of_12_bits_in_16_and_keeps_bits_12_apart(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    draw_dataset(tmp_path / "data", n=5, size=32, seed=0)
+    deep = sorted((tmp_path / "data").rglob("*.png"))[2]
+    Image.fromarray(np.full((40, 40), 3000, dtype=np.uint16)).save(deep)
+    words = [str(tmp_path / "data"), "--cache-dir", str(tmp_path / "cache"), "--size", "32"]
+    for _ in range(2):
+        assert prepare.main(words) == 0
+        assert f"16 bits ({deep.name})" in capsys.readouterr().out
+    assert prepare.main([*words, "--bits", "12"]) == 0
+    assert "warning" not in capsys.readouterr().out
+    paths = read_entries(tmp_path / "data").rows["path"].tolist()
+    for bits, grey in ((16, 12), (12, 187)):
+        images = load_images(
+            paths, 32, tmp_path / "data", tmp_path / "cache", check=never, bits=bits
+        )
+        assert (images.pixels[images.cache_index[2]] == grey).all()
+    assert prepare.main([*words, "--bits", "11"]) == 1
+    assert "a value of 3,000 is above 2,047, --bits 11" in capsys.readouterr().err
+
+
+def test_odd_but_whole_images_of_the_field_are_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if not (SHARED / "field").is_dir():
+        pytest.skip("../shared/field is not here: no makers of odd images")
+    maker = SHARED / "field" / "images.py"
+    subprocess.run([sys.executable, maker, tmp_path / "data"], check=True)
+    words = [str(tmp_path / "data"), "--cache-dir", str(tmp_path / "cache"), "--size", "64"]
+    assert prepare.main(words) == 0
+    said = capsys.readouterr().out
+    assert "5 images of 64 pixels a side ready" in said and "(00000005_000.png)" in said
 
 
 def test_prepare_names_broken_images_and_exits_with_1(

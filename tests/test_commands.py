@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -117,3 +118,24 @@ def test_wrong_usage_that_cannot_be_said_has_its_exit_code(stderr: str) -> None:
     command = f"{sys.executable} {ROOT / 'main.py'} --stage 7 {stderr}"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
     assert done.returncode == 2 and done.stdout == ""
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
+def test_a_signal_while_torch_is_imported_is_heard_at_once(tmp_path: Path, signum: int) -> None:
+    """A torch that takes half an hour to import, and stands before the installed one."""
+    (tmp_path / "torch.py").write_text(
+        "import time\nprint('importing', flush=True)\ntime.sleep(1800)\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, str(ROOT / "main.py")],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None and process.stdout.readline() == "importing\n"
+    process.send_signal(signum)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 128 + signum
+    assert said == f"stopped by {signal.Signals(signum).name}\n"

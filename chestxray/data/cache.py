@@ -15,7 +15,7 @@ import numpy as np
 
 from chestxray.data.decoding import DECODER_VERSION, decode_all, describe_fault
 from chestxray.runtime.files import folder_lock, is_no_space, is_not_offered, sync, whole_file
-from chestxray.runtime.pool import refuse_unguarded_script
+from chestxray.runtime.guard import refuse_unguarded_script
 from chestxray.runtime.text import join_limited, plural, size_text
 
 _SECONDS_BETWEEN_SAVES = 60.0

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 from chestxray.runtime.distributed import describe_lost_peer, report_once
-from chestxray.runtime.pool import refuse_unguarded_script
+from chestxray.runtime.guard import refuse_unguarded_script
 from chestxray.runtime.signals import Stopped, StopRequest, catch_signals
 
 

@@ -1,9 +1,4 @@
-"""A function in a pool of processes that are started afresh.
-
-Such a process first runs the script of the one that has started it, as far as no main guard
-(`if __name__ == "__main__":`) keeps it out. A script that calls this program outside of one would
-start the work again in each process, which waits for the lock of the first, and that for them.
-"""
+"""A function in a pool of processes that are started afresh."""
 
 import multiprocessing
 import os
@@ -16,6 +11,7 @@ from contextlib import contextmanager
 from multiprocessing.context import SpawnContext, SpawnProcess
 from typing import Any, TypeVar
 
+from chestxray.runtime.guard import ADVICE, POOL, UNGUARDED
 from chestxray.runtime.signals import block_signals, ignore_signals
 
 Item = TypeVar("Item")
@@ -23,12 +19,6 @@ Result = TypeVar("Result")
 
 _CHUNK = 8  # items that a process takes at a time
 _POLL_SECONDS = 0.2  # between two checks while waiting for results
-_NAME = "chestxray-pool"
-_UNGUARDED = 77  # exit code of a process that has come to a call without a main guard
-_GUARD = (
-    "every process that this one starts runs the script again and comes to the same call: put it "
-    'below `if __name__ == "__main__":`'
-)
 
 
 @contextmanager
@@ -78,19 +68,6 @@ def pool_map(
         pool.shutdown(cancel_futures=True)
 
 
-def refuse_unguarded_script() -> None:
-    """End this process where it is only being started, and runs a script without a main guard.
-
-    Raises:
-        SystemExit: then. A process of a pool leaves the message to the one that has started it.
-    """
-    process = multiprocessing.current_process()
-    if getattr(process, "_inheriting", False):  # set while a process prepares itself
-        if not process.name.startswith(_NAME):
-            print(f"error: {_GUARD}", file=sys.stderr)
-        raise SystemExit(_UNGUARDED)
-
-
 class _Context(SpawnContext):
     """Starts processes under a name of ours, and knows them."""
 
@@ -100,7 +77,7 @@ class _Context(SpawnContext):
 
     def Process(self, *args: Any, **options: Any) -> SpawnProcess:  # type: ignore[override] # noqa: N802
         process = SpawnProcess(*args, **options)
-        process.name = f"{_NAME}-{len(self._started) + 1}"
+        process.name = f"{POOL}-{len(self._started) + 1}"
         self._started.append(process)
         return process
 
@@ -112,8 +89,8 @@ class _Context(SpawnContext):
 
     def why_broken(self) -> str:
         """Why the pool is broken, when all have ended."""
-        if any(process.exitcode == _UNGUARDED for process in self._started):
-            return f"{_GUARD}; --workers 0 starts none"
+        if any(process.exitcode == UNGUARDED for process in self._started):
+            return f"{ADVICE}; --workers 0 starts none"
         return "a decoding process died; --workers 0 decodes without such processes"
 
 

@@ -47,6 +47,7 @@ def pool_map(
         )
         yield map(function, items)
         return
+    check()
     context = _Context()
     pool = ProcessPoolExecutor(workers, context, initializer=_start_worker)
     try:

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -14,8 +15,11 @@ from chestxray.runtime.distributed import UNDER_TORCHRUN
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 
 
-class Stopped(Exception):
-    """The work ended early because a signal asked for it; `signum` says which."""
+class Stopped(BaseException):
+    """The work ended early because a signal asked for it; `signum` says which.
+
+    No Exception, as KeyboardInterrupt is none: libraries catch those when they are imported.
+    """
 
     def __init__(self, signum: int) -> None:
         super().__init__(f"stopped by {signal.Signals(signum).name}")
@@ -25,9 +29,9 @@ class Stopped(Exception):
 class StopRequest:
     """A signal's request to this process to stop; true once there is one.
 
-    Until somebody first looks for one there is nothing that a stop could lose, and a signal raises
-    Stopped at once: imports, downloads and large tables take long, and none of them looks. Under
-    torchrun the processes stop together, where all look.
+    Until somebody first looks for one there is nothing that a stop could lose, and a signal ends
+    the process at once: imports, downloads and large tables take long, and none of them looks.
+    Under torchrun the processes stop together, where all look.
     """
 
     def __init__(self) -> None:
@@ -69,10 +73,9 @@ def catch_signals() -> Iterator[StopRequest]:
             return
         request.signum = signum
         if not request.is_looked_for:
-            raise Stopped(signum)
+            _end_at_once(signum)
         if signum == signal.SIGINT and not UNDER_TORCHRUN:
-            with suppress(OSError):  # print could meet itself, interrupted
-                os.write(2, b"stopping in order; a second Ctrl-C ends at once\n")
+            _write("stopping in order; a second Ctrl-C ends at once")
 
     before = {
         number: signal.signal(number, handle)
@@ -83,9 +86,25 @@ def catch_signals() -> Iterator[StopRequest]:
     try:
         yield request
     finally:
-        request.look()  # from here on nobody would take what the handler raises
+        request.look()  # the caller's process goes on
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _end_at_once(signum: int) -> None:
+    """End the process with a line; in an interactive session raise Stopped for Ctrl-C, instead.
+
+    To raise is not safe elsewhere: torch, while it is imported, swallows it or aborts.
+    """
+    if signum == signal.SIGINT and hasattr(sys, "ps1"):
+        raise Stopped(signum)
+    _write(str(Stopped(signum)))
+    os._exit(128 + signum)
+
+
+def _write(line: str) -> None:
+    with suppress(OSError):  # and not with print, which a signal may have interrupted
+        os.write(2, f"{line}\n".encode())
 
 
 @contextmanager

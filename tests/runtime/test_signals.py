@@ -31,16 +31,22 @@ def test_the_first_signal_is_a_request_to_stop(signum: int) -> None:
     assert [signal.getsignal(number) for number in SIGNALS] == before
 
 
-def test_before_anybody_looks_a_signal_stops_at_once() -> None:
-    """As in imports and downloads; a second one of another kind changes nothing."""
-    reached = []
-    with pytest.raises(Stopped, match="SIGUSR1"), catch_signals() as request:
-        try:
-            os.kill(os.getpid(), signal.SIGUSR1)
-            reached.append("what follows")
-        finally:
-            os.kill(os.getpid(), signal.SIGTERM)
-    assert not reached and request.signum == signal.SIGUSR1
+def test_before_anybody_looks_a_signal_ends_the_process() -> None:
+    """As in imports and downloads."""
+    ended = run("""
+from chestxray.runtime.signals import catch_signals
+with catch_signals() as request:
+    os.kill(os.getpid(), signal.SIGUSR1)
+""")
+    assert (ended.returncode, ended.stderr) == (128 + signal.SIGUSR1, "stopped by SIGUSR1\n")
+
+
+def test_ctrl_c_at_that_time_leaves_an_interactive_session(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sys, "ps1", ">>> ", raising=False)
+    with pytest.raises(Stopped, match="SIGINT"), catch_signals():
+        os.kill(os.getpid(), signal.SIGINT)
 
 
 def test_another_thread_works_without_signals() -> None:

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -121,3 +122,25 @@ def test_wrong_usage_that_cannot_be_said_has_its_exit_code(stderr: str) -> None:
     command = f"{sys.executable} {ROOT / 'main.py'} --stage 7 {stderr}"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
     assert done.returncode == 2 and done.stdout == ""
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
+def test_a_signal_while_torch_is_imported_is_heard(tmp_path: Path, signum: int) -> None:
+    """A torch that takes an hour, stands before the installed one and swallows what is raised."""
+    (tmp_path / "torch.py").write_text(
+        "import time\nprint('importing', flush=True)\n"
+        "try: time.sleep(1800)\nexcept BaseException: time.sleep(1800)\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, str(ROOT / "main.py")],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None and process.stdout.readline() == "importing\n"
+    process.send_signal(signum)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 128 + signum
+    assert said == f"stopped by {signal.Signals(signum).name}\n"

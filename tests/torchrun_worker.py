@@ -71,7 +71,8 @@ def main_with_notes(words: list[str]) -> int:
 
     NOTES: a folder for the names of the images that are trained on (RANK.txt) or decoded
         (RANK.decoded).
-    STOP, RAISE: "RANK BATCH", a process that gets a TERM, or runs out of memory, before a batch.
+    STOP: "RANK BATCH SIGNAL", a process that gets a signal (none: a TERM) before a batch.
+    RAISE: "RANK BATCH", a process that runs out of memory before a batch.
     DECODE: "fail" or "die", which the first process does rather than decode.
     """
     rank = int(os.environ.get("RANK", 0))
@@ -81,8 +82,9 @@ def main_with_notes(words: list[str]) -> int:
     def gather_with_notes(self: Features, indices: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
         nonlocal batch
         if torch.is_grad_enabled():
-            if os.environ.get("STOP") == f"{rank} {batch}":
-                os.kill(os.getpid(), signal.SIGTERM)
+            stop_rank, stop_batch, name, *_ = [*os.environ.get("STOP", "- -").split(), "SIGTERM"]
+            if (stop_rank, stop_batch) == (str(rank), str(batch)):
+                os.kill(os.getpid(), signal.Signals[name])
             if os.environ.get("RAISE") == f"{rank} {batch}":
                 raise MemoryError("made up by a test")
             batch += 1

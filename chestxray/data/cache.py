@@ -7,15 +7,16 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from chestxray.data.decoding import DECODER_VERSION, DEEP, Decoded, decode_all, describe_fault
-from chestxray.runtime.files import folder_lock, whole_file
-from chestxray.runtime.text import join_limited, plural
+from chestxray.runtime.files import folder_lock, is_no_space, is_not_offered, sync, whole_file
+from chestxray.runtime.guard import refuse_unguarded_script
+from chestxray.runtime.text import join_limited, plural, size_text
 
 _SECONDS_BETWEEN_SAVES = 60.0
 _SHALLOW = "\t12 bits"  # behind the key of an image of 16 bits whose values all fit into 12
@@ -62,8 +63,9 @@ def load_images(
         bits: of the values of images with 16 bits; see decoding.decode.
 
     Raises:
-        OSError: the cache cannot be written; a decoding process died.
+        OSError: the cache cannot be written or locked; a decoding process died.
     """
+    refuse_unguarded_script()  # which would wait for the lock of the process that has started it
     if cache_dir is None:
         return _decode_into_memory(paths, size, workers, check, bits)
     cache = _Cache(cache_dir, size, source, bits)
@@ -76,13 +78,15 @@ def load_images(
             _wait_for_lock(stack, cache_dir, check)
             cache_index = cache.find(keys)  # another run may have decoded them meanwhile
             missing = [i for i in np.flatnonzero(cache_index < 0) if paths[i] not in broken]
-            results = decode_all([paths[i] for i in missing], size, workers, check, bits)
+            results = stack.enter_context(  # a fault of the disk ends the decoding, too
+                closing(decode_all([paths[i] for i in missing], size, workers, check, bits))
+            )
             faults = cache.append([keys[i] for i in missing], results)
             broken |= {paths[missing[number]]: reason for number, reason in faults.items()}
         cache_index = cache.find(keys)
     noted = cache.shallow()
     shallow = [path for path, key in zip(paths, keys, strict=True) if key in noted]
-    return DecodedImages(cache.pixels(), cache_index, broken, shallow)
+    return DecodedImages(*cache.rows(cache_index), broken, shallow)
 
 
 def _decode_into_memory(
@@ -138,17 +142,14 @@ def _wait_for_lock(
     waiting = False
     while True:
         try:
-            stack.enter_context(folder_lock(folder, "cache."))
+            stack.enter_context(folder_lock(folder, "cache.", required=True))
             return
         except BlockingIOError as busy:
             if not waiting:
                 print(f"waiting: {busy}", file=sys.stderr)
             waiting = True
         except OSError as error:
-            reason = getattr(error.__cause__, "strerror", None) or error
-            raise OSError(
-                f"the cache folder {folder} cannot be written ({reason}); {_WAYS_OUT}"
-            ) from error
+            raise OSError(f"{error}\n{_WAYS_OUT}") from error
         check()
         time.sleep(seconds)
 
@@ -189,24 +190,60 @@ class _Cache:
         marked = [key for key in self.keys() if key.endswith(_SHALLOW)]
         return {key.removesuffix(_SHALLOW) for key in marked}
 
-    def pixels(self) -> np.ndarray:
+    def rows(self, index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The images of some rows, mapped from the file or, where it cannot be, read.
+
+        Args:
+            index: (N,) rows; -1 for none.
+
+        Returns:
+            (M, size, size) uint8, and (N,) where in them each image lies.
+        """
         count = len(self.keys())
         if count == 0:  # an empty file cannot be mapped
-            return np.empty((0, self.size, self.size), dtype=np.uint8)
-        return np.memmap(self.data, np.uint8, mode="r", shape=(count, self.size, self.size))
+            return np.empty((0, self.size, self.size), dtype=np.uint8), index
+        try:
+            shape = (count, self.size, self.size)
+            return np.memmap(self.data, np.uint8, mode="r", shape=shape), index
+        except OSError as error:
+            if not is_not_offered(error):
+                raise self._fault("mapped into memory", error) from error
+            needed, place = np.unique(index[index >= 0], return_inverse=True)
+            print(
+                f"{self.data} cannot be mapped ({error.strerror}): {plural(len(needed), 'image')}, "
+                f"{size_text(len(needed) * self.size**2)}, are read into memory",
+                file=sys.stderr,
+            )
+        found = index.copy()
+        found[index >= 0] = place
+        return self._read(needed), found
+
+    def _read(self, rows: np.ndarray) -> np.ndarray:
+        pixels = np.empty((len(rows), self.size, self.size), dtype=np.uint8)
+        try:
+            with open(self.data, "rb") as file:
+                for image, row in zip(pixels, rows, strict=True):
+                    file.seek(int(row) * self.size**2)
+                    if file.readinto(image.data) < self.size**2:
+                        raise OSError(errno.EIO, "it ends too early")
+        except OSError as error:
+            raise self._fault("read", error) from error
+        return pixels
 
     def append(
         self, keys: list[str], results: Iterator[tuple[int, Decoded | str]]
     ) -> dict[int, str]:
         """Write results behind the rows that exist; returns the reasons of those without image."""
         stored = self.keys()
-        handle = os.open(self.data, os.O_RDWR | os.O_CREAT, 0o666)
+        with self._named_faults():
+            handle = os.open(self.data, os.O_RDWR | os.O_CREAT, 0o666)
         try:
             self._allocate(handle, stored, keys)
             try:
                 return self._write(handle, stored, keys, results)
             finally:
-                os.ftruncate(handle, len(stored) * self.size**2)
+                with self._named_faults():
+                    os.ftruncate(handle, len(stored) * self.size**2)
                 self._save(handle, stored)
         finally:
             os.close(handle)
@@ -224,7 +261,8 @@ class _Cache:
             if isinstance(result, str):
                 faults[index] = result
                 continue
-            written = os.pwrite(handle, result.pixels.tobytes(), len(stored) * self.size**2)
+            with self._named_faults():
+                written = os.pwrite(handle, result.pixels.tobytes(), len(stored) * self.size**2)
             if written < self.size**2:  # cut short at the end of a disk
                 raise OSError(f"{self.data} cannot be written any further; {_WAYS_OUT}")
             stored.append(keys[index] + (_SHALLOW if result.shallow else ""))
@@ -237,7 +275,8 @@ class _Cache:
         # On a full disk a write into a hole fails late, or as a signal: allocate first.
         used, needed = len(stored) * self.size**2, len(more) * self.size**2
         index = 2 * (_BLOCK + sum(len(os.fsencode(key)) + 1 for key in [*stored, *more]))  # and old
-        os.ftruncate(handle, used)  # left from a killed run
+        with self._named_faults():
+            os.ftruncate(handle, used)  # left from a killed run
         free = shutil.disk_usage(self.data.parent).free
         try:
             if needed and needed + index > free:
@@ -245,18 +284,35 @@ class _Cache:
             if needed and hasattr(os, "posix_fallocate"):
                 os.posix_fallocate(handle, used, needed)
         except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-                raise
+            if is_not_offered(error):  # then a write may fail late, and what was saved is kept
+                return
+            if not is_no_space(error):
+                raise self._fault("allocated", error) from error
             os.ftruncate(handle, used)
             raise OSError(
-                f"the cache folder {self.data.parent} needs {(needed + index) / 1e9:.2f} GB and "
-                f"its disk has {free / 1e9:.2f} GB free ({error.strerror}); {_WAYS_OUT}"
+                f"no space: the cache folder {self.data.parent} needs {size_text(needed + index)} "
+                f"and its disk has {size_text(free)} free ({error.strerror}); {_WAYS_OUT}"
             ) from error
 
     def _save(self, handle: int, keys: list[str]) -> None:
-        os.fsync(handle)
+        with self._named_faults():
+            sync(handle)
         with whole_file(self.index) as file:
             file.write("".join(f"{key}\n" for key in keys))
+
+    @contextmanager
+    def _named_faults(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise self._fault("written", error) from error
+
+    def _fault(self, what: str, error: OSError) -> OSError:
+        return OSError(
+            error.errno,
+            f"{self.data} cannot be {what} ({error.strerror or error}); the images that "
+            f"{self.index.name} names stay there; {_WAYS_OUT}",
+        )
 
 
 def _keys(paths: list[str]) -> tuple[list[str], dict[str, str]]:

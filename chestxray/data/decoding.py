@@ -7,17 +7,13 @@ a centred square, resized bilinearly with antialiasing.
 
 import errno
 import io
-import multiprocessing
 import os
 import stat
 import struct
-import threading
 import warnings
 import zlib
-from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from collections.abc import Callable, Generator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -26,8 +22,8 @@ import numpy as np
 from PIL import Image
 
 from chestxray.data import integrity
+from chestxray.runtime.pool import pool_map
 from chestxray.runtime.progress import Progress
-from chestxray.runtime.signals import block_signals, ignore_signals
 
 DECODER_VERSION = 3  # part of the cache's name: increase it when read_image changes
 DEEP = 16  # bits of a grey value, at most
@@ -189,39 +185,16 @@ def describe_fault(content: bytes, error: Exception) -> str:
 
 def decode_all(
     paths: list[str], size: int, workers: int, check: Callable[[], None], bits: int = DEEP
-) -> Iterator[tuple[int, Decoded | str]]:
+) -> Generator[tuple[int, Decoded | str], None, None]:
     """Yield the number of each path with its image, or with the reason why it has none."""
     work = partial(_decode_or_reason, size=size, bits=bits)
-    with Progress("decoding", len(paths)) as progress, _decoder(paths, work, workers) as results:
-        try:
-            for index, result in enumerate(results):
-                check()
-                yield index, result
-                progress.advance(1)
-        except BrokenProcessPool as error:
+    alone = workers == 0 or len(paths) < _SMALL
+    pool = nullcontext(map(work, paths)) if alone else pool_map(work, paths, workers, check)
+    with Progress("decoding", len(paths)) as progress, pool as results:
+        for index, result in enumerate(results):
             check()
-            raise OSError(
-                "a decoding process died; --workers 0 decodes without such processes"
-            ) from error
-
-
-@contextmanager
-def _decoder(
-    paths: list[str], work: Callable[[str], Decoded | str], workers: int
-) -> Iterator[Iterator[Decoded | str]]:
-    """The images or reasons of all paths, in order, from a pool of processes if it pays."""
-    if workers == 0 or len(paths) < _SMALL:
-        yield map(work, paths)
-        return
-    pool = ProcessPoolExecutor(
-        workers, multiprocessing.get_context("spawn"), initializer=_start_worker
-    )
-    try:
-        with block_signals():  # a new process ignores them only after its first imports
-            results = pool.map(work, paths, chunksize=8)
-        yield results
-    finally:
-        pool.shutdown(cancel_futures=True)
+            yield index, result
+            progress.advance(1)
 
 
 def _decode_or_reason(path: str, size: int, bits: int) -> Decoded | str:
@@ -229,15 +202,3 @@ def _decode_or_reason(path: str, size: int, bits: int) -> Decoded | str:
         return decode(path, size, bits)
     except ValueError as error:
         return str(error)
-
-
-def _start_worker() -> None:
-    ignore_signals()
-
-    def end_with_parent() -> None:
-        parent = multiprocessing.parent_process()
-        if parent is not None:
-            parent.join()
-        os._exit(1)
-
-    threading.Thread(target=end_with_parent, daemon=True).start()

@@ -15,7 +15,7 @@ from chestxray.models.network import StagedNetwork
 from chestxray.runtime.cli import say
 from chestxray.runtime.job import Job
 from chestxray.runtime.progress import Progress
-from chestxray.runtime.text import plural
+from chestxray.runtime.text import plural, size_text
 
 SHARE = 0.5  # of the free memory that kept features may take
 _CHUNK = 32  # images computed at once
@@ -93,12 +93,12 @@ def keep_if_it_fits(
     output = f"the output of the frozen layers for {plural(images, 'image')}"
     if needed > SHARE * free:
         return (
-            f"{output} is computed again in every epoch: it takes {needed / 1e9:.1f} GB, more than "
-            f"half of the {free / 1e9:.1f} GB of free memory"
+            f"{output} is computed again in every epoch: it takes {size_text(needed)}, more than "
+            f"half of the {size_text(free)} of free memory"
         )
     for part in parts:
         part.keep(check)
-    return f"{output} is kept: {needed / 1e9:.1f} of {free / 1e9:.1f} GB of free memory"
+    return f"{output} is kept: {size_text(needed)} of {size_text(free)} of free memory"
 
 
 def frozen_features(

@@ -3,6 +3,7 @@
 import argparse
 import difflib
 import errno
+import io
 import os
 import signal
 import sys
@@ -10,6 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
 from chestxray.runtime.distributed import describe_lost_peer, report_once
+from chestxray.runtime.guard import refuse_unguarded_script
 from chestxray.runtime.signals import Stopped, StopRequest, catch_signals
 
 
@@ -77,7 +79,8 @@ def run_command(work: Callable[[StopRequest], int], debug: bool = False) -> int:
         work: gets the stop request of signals, and returns an exit code.
         debug: let faults through, for their traceback.
     """
-    with catch_signals() as stop, PipeSafeStreams():
+    refuse_unguarded_script()
+    with PipeSafeStreams(), catch_signals() as stop:
         try:
             return _report_faults(lambda: work(stop), debug)
         except Stopped as stopped:
@@ -87,6 +90,7 @@ def run_command(work: Callable[[StopRequest], int], debug: bool = False) -> int:
 
 def run_uninterrupted(work: Callable[[], int]) -> int:
     """As run_command, for work without a place to stop: Ctrl-C ends it at once."""
+    refuse_unguarded_script()
     with PipeSafeStreams():
         try:
             return _report_faults(work)
@@ -141,10 +145,15 @@ class PipeSafeStreams:
             except OSError:
                 os.open(os.devnull, os.O_RDWR)
         self._streams = sys.stdout, sys.stderr
-        sys.stdout, sys.stderr = (stream and _PipeSafe(stream) for stream in self._streams)
+        sys.stdout, sys.stderr = map(_pipe_safe, self._streams)
 
     def __exit__(self, *_: object) -> None:
         sys.stdout, sys.stderr = self._streams
+
+
+def _pipe_safe(stream: Any) -> Any:
+    # A notebook, or who collects the output, has streams of their own; None: closed at the start.
+    return _PipeSafe(stream) if isinstance(stream, io.TextIOWrapper) else stream
 
 
 class _PipeSafe:

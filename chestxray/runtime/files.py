@@ -1,24 +1,34 @@
 """Files that are complete or absent, and the lock on a folder."""
 
 import errno
+import fcntl
 import hashlib
 import os
 import platform
 import re
 import secrets
 import shutil
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
-import filelock
 import psutil
+
+from chestxray.runtime.text import size_text
 
 # The name of a file that is being written has its machine and process.
 _MACHINE = re.sub(r"\W", "-", platform.node())
 _TEMPORARY = re.compile(r"\..+\.([\w-]*)\.(\d+)\.[0-9a-f]{8}\.tmp")
+# How file systems say that they lack a service. EPERM is what FAT says of hard links, and what
+# some containers and network mounts say of other services; ENODEV is of mmap, ENOLCK of locks.
+_NOT_OFFERED = frozenset(
+    getattr(errno, name)
+    for name in ("EINVAL", "ENOSYS", "EOPNOTSUPP", "ENOTSUP", "EPERM", "ENODEV", "ENOLCK")
+)
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @contextmanager
@@ -33,7 +43,8 @@ def whole_file(path: Path, mode: str = "w") -> Iterator[IO]:
         mode: "w" (UTF-8, line ends as written) or "wb".
 
     Raises:
-        OSError: it cannot be written; the previous file is unchanged.
+        OSError: it cannot be written, and the previous file is unchanged; or the new one is in its
+            place and may not survive a power cut. The message says which.
     """
     path = Path(path)
     temporary = _temporary(path)
@@ -48,9 +59,8 @@ def whole_file(path: Path, mode: str = "w") -> Iterator[IO]:
         ) as file:
             yield file
             file.flush()
-            os.fsync(file.fileno())
+            sync(file.fileno())
         os.replace(temporary, path)
-        _sync_folder(path.parent)
     except (OSError, RuntimeError) as error:
         # torch.save turns a full disk into a RuntimeError, in whose context the reason is.
         reason = error if isinstance(error, OSError) else error.__context__
@@ -60,6 +70,7 @@ def whole_file(path: Path, mode: str = "w") -> Iterator[IO]:
     finally:
         with suppress(FileNotFoundError, NotADirectoryError):
             temporary.unlink()
+    _sync_folder_of(path)
 
 
 def link_or_copy(source: Path, target: Path) -> None:
@@ -67,17 +78,39 @@ def link_or_copy(source: Path, target: Path) -> None:
     temporary = _temporary(target)
     try:
         os.link(source, temporary)
-    except OSError:  # a file system without hard links
+    except OSError as error:
+        if error.errno == errno.EIO:
+            raise OSError(_unwritten(target, temporary, error, "hard link: ")) from error
+        # A file system without hard links, or with too many of this file.
         with open(source, "rb") as original, whole_file(target, "wb") as copy:
             shutil.copyfileobj(original, copy, 1 << 20)
         return
     try:
         os.replace(temporary, target)
-        _sync_folder(target.parent)
     except OSError as error:
         raise OSError(_unwritten(target, temporary, error)) from error
     finally:
         temporary.unlink(missing_ok=True)  # also after replacing a link to the same file
+    _sync_folder_of(target)
+
+
+def is_not_offered(error: OSError) -> bool:
+    """Tell a file system that lacks a service, or refuses it to all, from a fault."""
+    return error.errno in _NOT_OFFERED
+
+
+def is_no_space(error: OSError) -> bool:
+    """Tell a disk, a quota or a limit that is reached from other faults."""
+    return error.errno in _NO_SPACE
+
+
+def sync(handle: int) -> None:
+    """Flush an open file or folder to its disk, where the file system offers that."""
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if not is_not_offered(error):
+            raise
 
 
 def check_room(folder: Path, needed: int) -> None:
@@ -93,8 +126,8 @@ def check_room(folder: Path, needed: int) -> None:
     free = shutil.disk_usage(folder).free
     if needed > free:
         raise OSError(
-            f"{folder} needs {needed / 1e6:,.0f} MB and its disk has {free / 1e6:,.0f} MB free; "
-            "make room, or name another folder"
+            f"no space: {folder} needs {size_text(needed)} and its disk has {size_text(free)} "
+            "free; make room, or name another folder"
         )
 
 
@@ -113,45 +146,90 @@ def sweep(folder: Path) -> None:
 
 
 @contextmanager
-def folder_lock(folder: Path, name: str = "") -> Iterator[None]:
+def folder_lock(folder: Path, name: str = "", required: bool = False) -> Iterator[None]:
     """Lock a folder for this process; the kernel unlocks it when the process dies.
 
-    Unfinished files of dead processes are removed.
+    The lock file says who holds it. Unfinished files of dead processes are removed. Where the file
+    system offers no locks, a line on stderr says so.
 
     Args:
         folder: made when missing.
         name: of the lock, so that a folder can have two.
+        required: a file system without locks is an error.
 
     Raises:
         BlockingIOError: another process has it; the message says which and since when.
-        OSError: it cannot be written.
+        OSError: it cannot be written or locked.
     """
-    holder = folder / f".{name}holder"
-    lock = filelock.FileLock(folder / f".{name}lock", timeout=0)
+    path = folder / f".{name}lock"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
-    except filelock.Timeout:
-        try:
-            who = holder.read_text(encoding="utf-8")
-        except FileNotFoundError:  # it is just starting or ending
-            who = "another process"
-        raise BlockingIOError(
-            f"{folder} is in use by {who}; wait for it, or name another folder"
-        ) from None
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     except OSError as error:
-        raise OSError(
-            f"the folder {folder} cannot be written ({error.strerror or error}); name another"
-        ) from error
+        raise _unwritable(folder, error) from error
     try:
-        sweep(folder)
-        since = time.strftime("%Y-%m-%d %H:%M:%S")
-        with whole_file(holder) as file:
-            file.write(f"process {os.getpid()} since {since}")
-        yield
+        _lock(handle, path, required)
+        try:
+            sweep(folder)
+            _write_holder(handle)
+        except OSError as error:
+            raise _unwritable(folder, error) from error
+        try:
+            yield
+        finally:
+            with suppress(OSError):
+                os.ftruncate(handle, 0)
     finally:
-        holder.unlink(missing_ok=True)
-        lock.release()
+        os.close(handle)  # which unlocks
+
+
+def _lock(handle: int, path: Path, required: bool) -> None:
+    """Lock the open lock file of a folder; errors as in folder_lock."""
+    try:
+        _lock_or_name_holder(handle, path.parent)
+    except BlockingIOError:
+        raise
+    except OSError as error:
+        if not is_not_offered(error):
+            raise OSError(
+                f"{path} cannot be locked ({error.strerror}); nothing was written; check the disk "
+                "or its connection, or name a folder elsewhere"
+            ) from error
+        missing = f"the file system of {path.parent} offers no locks ({error.strerror})"
+        if required:
+            raise OSError(f"{missing}, without which two processes may mix their files") from error
+        print(f"{missing}: start no second run in this folder", file=sys.stderr)
+
+
+def _lock_or_name_holder(handle: int, folder: Path) -> None:
+    holder = ""
+    for _ in range(20):
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except OSError as error:
+            if error.errno not in (errno.EAGAIN, errno.EACCES):
+                raise
+        holder = os.pread(handle, 200, 0).decode("utf-8", "replace")
+        if holder:
+            break
+        time.sleep(0.05)  # it is about to say who it is, or to let go
+    raise BlockingIOError(
+        f"{folder} is in use by {holder or 'another process'}; wait for it, or name another folder"
+    )
+
+
+def _write_holder(handle: int) -> None:
+    since = time.strftime("%Y-%m-%d %H:%M:%S")
+    holder = f"process {os.getpid()} on {platform.node()} since {since}"
+    os.ftruncate(handle, 0)
+    os.write(handle, holder.encode("utf-8", "replace"))
+
+
+def _unwritable(folder: Path, error: OSError) -> OSError:
+    return OSError(
+        f"the folder {folder} cannot be written ({error.strerror or error}); name another"
+    )
 
 
 def _temporary(path: Path) -> Path:
@@ -160,24 +238,33 @@ def _temporary(path: Path) -> Path:
     return path.with_name(f".{path.name}.{own}.tmp")
 
 
-def _unwritten(path: Path, temporary: Path, error: OSError) -> str:
+def _unwritten(path: Path, temporary: Path, error: OSError, service: str = "") -> str:
     """Describe why a file cannot be written."""
-    text = f"{path} cannot be written ({error.strerror or error}); nothing was replaced"
-    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) and temporary.exists():
+    text = f"{path} cannot be written ({service}{error.strerror or error}); nothing was replaced"
+    if error.errno == errno.EIO:
+        text += "; check the disk or its connection, or name a folder elsewhere"
+    if is_no_space(error) and temporary.exists():
         free = shutil.disk_usage(path.parent).free
         text += (
-            f"; it needs more than {temporary.stat().st_size / 1e6:,.1f} MB, and its disk has only "
-            f"{free / 1e6:,.1f} MB more"
+            f"; it needs more than {size_text(temporary.stat().st_size)}, and its disk has only "
+            f"{size_text(free)} more"
         )
     return text
 
 
-def _sync_folder(folder: Path) -> None:
-    """Make a rename in the folder survive a power cut (a no-op where folders cannot be opened)."""
-    if os.name == "nt":
-        return
-    handle = os.open(folder, os.O_RDONLY)
+def _sync_folder_of(path: Path) -> None:
+    """Make a file's new name survive a power cut, where the file system offers that."""
     try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+        handle = os.open(path.parent, os.O_RDONLY)
+        try:
+            sync(handle)
+        finally:
+            os.close(handle)
+    except OSError as error:
+        if error.errno == errno.EACCES:  # a folder that may be written and not read
+            return
+        raise OSError(
+            f"{path} is complete and in its place, but the fsync of its folder failed "
+            f"({error.strerror}): after a power cut the file from before, or none, may bear that "
+            "name; check the disk or its connection"
+        ) from error

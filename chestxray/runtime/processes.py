@@ -163,7 +163,7 @@ class SeveralProcesses(Processes):
 
     def any_rank_stopped(self, stop: StopRequest) -> Callable[[], None]:
         def check() -> None:
-            asked = torch.tensor(stop.signum or 0)
+            asked = torch.tensor(stop.look() or 0)
             dist.all_reduce(asked, dist.ReduceOp.MAX)
             if asked:
                 raise Stopped(int(asked))

@@ -1,4 +1,4 @@
-"""Counts and lists in sentences for people; texts that are safe to write into a CSV."""
+"""Counts, sizes and lists in sentences for people; texts that are safe to write into a CSV."""
 
 from collections.abc import Iterable
 
@@ -6,6 +6,17 @@ from collections.abc import Iterable
 def plural(number: int, noun: str) -> str:
     """A count with its noun: "1 image", "1,642 images"."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def size_text(number_of_bytes: int) -> str:
+    """A size in the largest unit of which there is one: "0 B", "64.0 kB", "188 MB", "5.61 GB"."""
+    value, unit = float(number_of_bytes), "B"
+    for larger in ("kB", "MB", "GB", "TB"):
+        if value < 999.5:  # what rounds to 1,000 is 1.00 of the next
+            break
+        value, unit = value / 1000, larger
+    digits = 0 if unit == "B" or value >= 99.95 else 1 if value >= 9.995 else 2
+    return f"{value:,.{digits}f} {unit}"
 
 
 def join_limited(items: Iterable[object], most: int = 10) -> str:

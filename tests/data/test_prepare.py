@@ -1,12 +1,15 @@
 """Images that are decoded ahead of time."""
 
+import contextlib
+import io
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import SHARED, never
+from helpers import ROOT, SHARED, never
 from PIL import Image
 
 from chestxray.data import prepare
@@ -75,3 +78,44 @@ def test_prepare_names_broken_images_and_exits_with_1(
     assert str(broken) in shown.err and "<html" in shown.err
     assert prepare.main([str(tmp_path / "absent")]) == 1
     assert "does not exist" in capsys.readouterr().err
+
+
+def script(drawn: Path, cache: Path) -> str:
+    """It decodes with two processes, and has no main guard."""
+    words = [str(drawn), "--size", "32", "--cache-dir", str(cache), "--workers", "2"]
+    path = f"import sys; sys.path.insert(0, {str(ROOT)!r})"
+    return f"{path}\nfrom chestxray.data.prepare import main\nprint('code', main({words}))\n"
+
+
+def test_a_script_without_a_main_guard_ends_with_a_sentence(drawn: Path, tmp_path: Path) -> None:
+    (tmp_path / "script.py").write_text(script(drawn, tmp_path / "cache"))
+    command = [sys.executable, str(tmp_path / "script.py")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.stdout.splitlines()[1:] == ["code 1"]
+    (said,) = done.stderr.splitlines()
+    assert 'put it below `if __name__ == "__main__":`; --workers 0 starts none' in said
+    assert (tmp_path / "cache" / ".cache.lock").read_text() == ""  # it was let go
+
+
+@pytest.mark.parametrize("flags", [("-",), ("-i", "-q")], ids=["piped", "interactive"])
+def test_a_script_from_standard_input_works(
+    drawn: Path, tmp_path: Path, flags: tuple[str, ...]
+) -> None:
+    command = [sys.executable, *flags]
+    typed = script(drawn, tmp_path)
+    done = subprocess.run(command, input=typed, capture_output=True, text=True, timeout=60)
+    assert "60 images of 32 pixels a side ready" in done.stdout and "code 0" in done.stdout
+    alone = "the script comes from standard input, which other processes cannot read: one works"
+    assert done.stderr.count(alone) == (flags == ("-",))
+    assert "Traceback" not in done.stderr
+
+
+def test_a_thread_and_a_notebooks_streams_do(drawn: Path, tmp_path: Path) -> None:
+    """Signals are heard in the main thread only; a notebook's streams are no files."""
+    words = [str(drawn), "--size", "32", "--cache-dir", str(tmp_path), "--workers", "2"]
+    codes: list[int] = []
+    thread = threading.Thread(target=lambda: codes.append(prepare.main(words)))
+    with contextlib.redirect_stdout(io.StringIO()) as shown, contextlib.redirect_stderr(shown):
+        thread.start()
+        thread.join()
+    assert codes == [0] and "60 images of 32 pixels a side ready" in shown.getvalue()

@@ -1,10 +1,13 @@
 """Files that are whole or not there, second names, and the lock on a folder."""
 
+import fcntl
 import os
+import platform
 import re
 import signal
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -177,15 +180,28 @@ def test_a_second_holder_is_refused_until_the_first_is_killed(tmp_path: Path) ->
     folder = tmp_path / "folder"
     first = held(folder, seconds=60, left=tmp_path / "left")
     try:
-        with pytest.raises(BlockingIOError, match=rf"in use by process {first.pid} since \d{{4}}-"):
+        holder = rf"in use by process {first.pid} on {platform.node()} since \d{{4}}-"
+        with pytest.raises(BlockingIOError, match=holder):
             with folder_lock(folder):
                 pass
     finally:
         first.kill()
         first.wait()
     with folder_lock(folder):
-        assert (folder / ".holder").read_text().startswith(f"process {os.getpid()} ")
-    assert not (folder / ".holder").exists()
+        assert (folder / ".lock").read_text().startswith(f"process {os.getpid()} ")
+    assert (folder / ".lock").read_text() == ""
+
+
+def test_a_holder_that_has_not_said_who_it_is_is_waited_for(tmp_path: Path) -> None:
+    with open(tmp_path / ".lock", "w") as file, ThreadPoolExecutor(1) as other:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        refused = other.submit(folder_lock(tmp_path).__enter__)
+        time.sleep(0.2)
+        assert not refused.done()
+        file.write("process 4711 on there")
+        file.flush()
+        with pytest.raises(BlockingIOError, match="in use by process 4711 on there; wait"):
+            refused.result()
 
 
 def test_an_exception_in_the_block_frees_the_folder(tmp_path: Path) -> None:

@@ -215,8 +215,8 @@ def test_a_stopped_job_can_be_resumed_by_two_one_and_three(drawn: Path, tmp_path
     train_part = load_plain(straight / "checkpoints" / "last.pth")["split"]["train"]["images"]
     assert whole == Counter({name: 2 for name in train_part.split("\n")})
 
-    done = ran(2, stopped, *words, STOP="1 3")
-    assert done.returncode == 1 and done.stderr.count("stopped by SIGTERM") == 1
+    done = ran(2, stopped, *words, STOP="1 3 SIGUSR1")
+    assert done.returncode == 1 and done.stderr.count("stopped by SIGUSR1") == 1
     assert done.stdout.count("torchrun --standalone --nproc-per-node=2 main.py --resume") == 1
     held = load_plain(stopped / "checkpoints" / "last.pth")
     assert (held["epochs_done"], held["images_done"], held["processes"]) == (0, 16, 2)

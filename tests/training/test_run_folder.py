@@ -4,6 +4,8 @@ import errno
 import itertools
 import json
 import os
+import re
+import stat
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -185,7 +187,8 @@ class FailingCall:
         def call(*words: Any) -> Any:
             self.left -= 1
             if self.left == 0:
-                self.failed = name
+                is_folder = name == "fsync" and stat.S_ISDIR(os.fstat(words[0]).st_mode)
+                self.failed = "fsync of a folder" if is_folder else name
                 raise OSError(errno.EIO, os.strerror(errno.EIO))
             return plain(*words)
 
@@ -232,7 +235,15 @@ def test_whichever_write_fails_all_files_are_whole(
             try:
                 folder.save_epoch(run, model, optimizer)
             except OSError as error:
-                assert "cannot be written (Input/output error)" in str(error)
+                assert "Input/output error" in str(error)
+                in_place = re.match("(.*) is complete and in its place", str(error))
+                assert bool(in_place) == (failing_call.failed == "fsync of a folder")
+                if in_place is None:
+                    assert "cannot be written" in str(error) and "nothing was replaced" in str(
+                        error
+                    )
+                elif in_place[1].endswith(".pth"):
+                    assert held(Path(in_place[1]).name) == 2
         if not failing_call.failed:
             break
         failed.append(failing_call.failed)
@@ -243,7 +254,9 @@ def test_whichever_write_fails_all_files_are_whole(
         assert not list(tmp_path.glob(".*.tmp"))
         with Image.open(tmp_path / "curves.png") as image:
             image.load()
-    assert {"write", "fsync", "replace", "link"} == set(failed) and len(failed) > 15
+    assert {"write", "fsync", "fsync of a folder", "replace", "link"} == set(failed) and len(
+        failed
+    ) > 15
     assert [held(n) for n in ("last.pth", "best.pth", "stage1_0001_02.pth")] == [2, 2, 2]
 
 

@@ -8,7 +8,7 @@ BIN := .venv/bin
 DEMO_DATA ?= demo/drawn
 DEMO_OUT ?= demo/checkpoints
 DEMO_CACHE ?= demo/cache
-DEMO_IMAGES ?= 1200
+DEMO_IMAGES ?= 1000
 DEMO_FLAGS ?=
 
 .PHONY: .venv demo clean-demo test test-slow test-slow-processes test-slow-interruptions test-slow-benchmarks test-slow-others \

@@ -165,8 +165,6 @@ def verified(path: Path, content: Any) -> Checkpoint:
             f"{path} has format {content['format']}, this program reads format {FORMAT}: it was "
             f"written by {'a newer' if content['format'] > FORMAT else 'an unreleased'} version"
         )
-    if isinstance(content.get("args"), dict):
-        content["args"].setdefault("bits", 16)  # a file of before that option
     try:
         schema.check(content)
     except ValueError as error:
@@ -182,9 +180,6 @@ def verified(path: Path, content: Any) -> Checkpoint:
             f"{path} has other classes than this program's 15; they differ in "
             f"{join_limited(strange, most=20)}"
         )
-    strange = sorted(content["args"].keys() - schema.SCHEMA["args"].keys())
-    if strange:
-        raise ValueError(f"{path}: args.{strange[0]} is not an option that a checkpoint keeps")
     if content["images_done"] > content["split"]["train"]["images"].count("\n") + 1:
         raise ValueError(
             f"{path}: images_done is {content['images_done']}, and fewer images are for training"

@@ -130,7 +130,7 @@ def check(value: Any, rule: Any = SCHEMA, where: str = "") -> None:
     """Compare nested plain values with a rule: a kind, a dict of rules, or a list of one.
 
     Raises:
-        ValueError: the first key that is missing or has another value than allowed, named.
+        ValueError: the first key that is missing, unknown, or of a value that is not allowed.
     """
     if isinstance(rule, _Kind):
         if not rule.passes(value):
@@ -149,3 +149,6 @@ def check(value: Any, rule: Any = SCHEMA, where: str = "") -> None:
             if key not in value:
                 raise ValueError(f"the key {name} is missing")
             check(value[key], inner, name)
+        for key in value:
+            if key not in rule:
+                raise ValueError(f"the key {f'{where}.{key}'.removeprefix('.')} is not known")

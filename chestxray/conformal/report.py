@@ -162,24 +162,29 @@ def make_entry(
         promise,
         found,
         per_class(eval_rows, sets, classes, config.seed),
-        tuple(_weighting_note(found, certificate, config)),
+        tuple(_above_alpha(found, certificate, config)),
     )
 
 
-def _weighting_note(
+def _above_alpha(
     found: dict[str, SetMetrics], certificate: Certificate, config: Config
 ) -> list[str]:
-    """Say why the risk by image may lie above alpha, where it does."""
-    by_image = found["image"].risks[config.risk].value
-    if config.per_class or config.unit == "image" or by_image is None:
+    """Say why a realised risk may lie above alpha, where one does."""
+    risk, alpha = config.target_risk.abbreviation, float(certificate.alpha)
+    own, by_image = (found[name].risks[config.risk].value for name in (config.unit, "image"))
+    if config.per_class or own is None or by_image is None:
         return []
-    if by_image <= float(certificate.alpha):
-        return []
-    return [
-        f"by image the {config.target_risk.abbreviation} is {by_image:.3f}, above alpha: the "
-        "promise is by patient, where one with many images weighs as much as one with a single "
-        "image"
-    ]
+    if own > alpha:
+        return [
+            f"by {config.unit} the {risk} is {own:.3f} on this half, above alpha: a single half "
+            "errs by chance, and the other cuts show by how much"
+        ]
+    if by_image > alpha:
+        return [
+            f"by image the {risk} is {by_image:.3f}, above alpha: the promise is by patient, where "
+            "one with many images weighs as much as one with a single image"
+        ]
+    return []
 
 
 def empty_set_warnings(entries: list[Entry], config: Config) -> list[str]:

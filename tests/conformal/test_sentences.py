@@ -125,6 +125,18 @@ def test_a_risk_by_image_above_alpha_is_explained(command: Command) -> None:
     assert value > 0.2 and f"by image the FNR is {value:.3f}, above alpha: the promise" in said.out
 
 
+def test_a_half_above_alpha_is_explained_where_there_is_one(command: Command) -> None:
+    above = []
+    for seed in range(4):
+        words = ("--alpha", 0.2, "--resplits", 0, "--seed", seed, "--out", seed)
+        said = command("s.csv", *words).out
+        found = strict_json(Path(str(seed), "report.json"))["levels"][0]["realised"]["patient"]
+        above.append(found["fnr"]["value"] > 0.2)
+        sentence = f"by patient the FNR is {found['fnr']['value']:.3f} on this half, above alpha"
+        assert (sentence in said) == above[-1]
+    assert True in above and False in above
+
+
 @pytest.mark.parametrize(("method", "name"), [("crc", "corrected risk"), ("ltt", "p-value")])
 def test_the_bound_is_called_what_it_is(method: str, name: str, command: Command) -> None:
     words = ("--alpha", 0.3, "--method", method, "--resplits", 20, "--out", "o")

@@ -83,7 +83,7 @@ def work(disk: Path, stop: StopRequest) -> int:
     for _ in range(2):
         images = load_images(paths, SIZE, disk / "data", disk / "cache", check=stop.check)
         for path, row in zip(paths, images.cache_index, strict=True):
-            np.testing.assert_array_equal(images.pixels[row], decoding.read_image(path, SIZE))
+            np.testing.assert_array_equal(images.pixels[row], decoding.decode(path, SIZE).pixels)
     model = torch.nn.Linear(1, 1)
     run = new_run(1e-4, 1)
     run.loss_sum = 8.0

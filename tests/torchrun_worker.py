@@ -77,7 +77,7 @@ def main_with_notes(words: list[str]) -> int:
     """
     rank = int(os.environ.get("RANK", 0))
     notes = Path(os.environ["NOTES"])
-    gather, read_image, batch = Features.gather, decoding.read_image, 0
+    gather, decode, batch = Features.gather, decoding.decode, 0
 
     def gather_with_notes(self: Features, indices: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
         nonlocal batch
@@ -91,16 +91,16 @@ def main_with_notes(words: list[str]) -> int:
             _note(notes / f"{rank}.txt", *self.image_names[indices])
         return gather(self, indices)
 
-    def read_image_with_notes(path: str, size: int) -> np.ndarray:
+    def decode_with_notes(path: str, size: int, bits: int) -> decoding.Decoded:
         _note(notes / f"{rank}.decoded", Path(path).name)
         if rank == 0 and os.environ.get("DECODE") == "fail":
             raise OSError("made up by a test")
         if rank == 0 and os.environ.get("DECODE") == "die":
             os.kill(os.getpid(), signal.SIGKILL)
-        return read_image(path, size)
+        return decode(path, size, bits)
 
     Features.gather = gather_with_notes  # type: ignore[method-assign]
-    decoding.read_image = read_image_with_notes
+    decoding.decode = decode_with_notes
     return main.main(words)
 
 

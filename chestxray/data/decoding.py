@@ -25,7 +25,7 @@ from chestxray.data import integrity
 from chestxray.runtime.pool import pool_map
 from chestxray.runtime.progress import Progress
 
-DECODER_VERSION = 3  # part of the cache's name: increase it when read_image changes
+DECODER_VERSION = 3  # part of the cache's name: increase it when decode changes
 DEEP = 16  # bits of a grey value, at most
 MOST_PIXELS = 64_000_000
 _SHALLOW = 12  # bits that values of 16 bits often have, from X-ray machines
@@ -58,11 +58,6 @@ class Decoded:
 
     pixels: np.ndarray
     shallow: bool
-
-
-def read_image(path: str | Path, size: int, bits: int = DEEP) -> np.ndarray:
-    """Decode one image, (size, size) uint8; as decode."""
-    return decode(path, size, bits).pixels
 
 
 def decode(path: str | Path, size: int, bits: int = DEEP) -> Decoded:

@@ -15,7 +15,7 @@ from PIL import Image
 
 from chestxray.data import cache
 from chestxray.data.cache import DecodedImages, describe_broken, describe_shallow, load_images
-from chestxray.data.decoding import read_image
+from chestxray.data.decoding import decode
 from chestxray.runtime.files import folder_lock
 
 SIZE = 24
@@ -66,7 +66,7 @@ def test_all_broken_images_are_named_at_once(tmp_path: Path, cached: bool, worke
             assert index == -1
             assert re.search(reasons[path], images.broken[path])
         else:
-            np.testing.assert_array_equal(images.pixels[index], read_image(path, SIZE))
+            np.testing.assert_array_equal(images.pixels[index], decode(path, SIZE).pixels)
     text = describe_broken(images.broken)
     assert text.startswith(f"{len(reasons)} images cannot be read; --skip-bad-images")
     assert f"{paths[3]}: it no longer exists" in text
@@ -82,7 +82,7 @@ def test_an_image_that_was_broken_is_tried_again(tmp_path: Path) -> None:
     Path(paths[2]).write_bytes(whole)
     mended = load_images(*words)
     assert not mended.broken
-    np.testing.assert_array_equal(decoded(mended)[2], read_image(paths[2], SIZE))
+    np.testing.assert_array_equal(decoded(mended)[2], decode(paths[2], SIZE).pixels)
 
 
 def test_cache_memory_and_worker_processes_give_the_same_pixels(
@@ -91,7 +91,7 @@ def test_cache_memory_and_worker_processes_give_the_same_pixels(
     paths = sorted(map(str, (drawn / "images").iterdir()))
     cache = tmp_path / "cache"
     in_memory = load_images(paths, SIZE, drawn, None)
-    np.testing.assert_array_equal(decoded(in_memory)[7], read_image(paths[7], SIZE))
+    np.testing.assert_array_equal(decoded(in_memory)[7], decode(paths[7], SIZE).pixels)
     in_processes = load_images(paths, SIZE, drawn, cache, workers=2)
     np.testing.assert_array_equal(decoded(in_processes), decoded(in_memory))
     again = load_images(paths, SIZE, drawn, cache, check=never)
@@ -113,7 +113,7 @@ def test_the_cache_tells_files_by_name_size_and_time(tmp_path: Path) -> None:
     np.testing.assert_array_equal(decoded(load_images(*words)), first + 10)
     noise_image(0).save(path)
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
-    np.testing.assert_array_equal(decoded(load_images(*words))[0], read_image(path, SIZE))
+    np.testing.assert_array_equal(decoded(load_images(*words))[0], decode(path, SIZE).pixels)
 
 
 def test_a_stopped_load_is_completed_by_the_next(tmp_path: Path) -> None:
@@ -180,10 +180,10 @@ def test_each_size_has_its_own_cache_file(tmp_path: Path) -> None:
     paths = folder_of(tmp_path / "data", 3)
     for side in (16, 24):
         images = load_images(paths, side, tmp_path / "data", tmp_path / "cache")
-        np.testing.assert_array_equal(decoded(images)[1], read_image(paths[1], side))
+        np.testing.assert_array_equal(decoded(images)[1], decode(paths[1], side).pixels)
     for side in (16, 24):
         images = load_images(paths, side, tmp_path / "data", tmp_path / "cache", check=never)
-        np.testing.assert_array_equal(decoded(images)[1], read_image(paths[1], side))
+        np.testing.assert_array_equal(decoded(images)[1], decode(paths[1], side).pixels)
 
 
 @pytest.mark.parametrize("workers", [0, 2])

@@ -19,7 +19,7 @@ from PIL import Image
 
 from chestxray.data import decoding
 from chestxray.data.cache import load_images
-from chestxray.data.decoding import read_image
+from chestxray.data.decoding import decode
 
 SIDE = 24
 
@@ -125,7 +125,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def decoded(place: Path, content: bytes) -> np.ndarray:
     place.write_bytes(content)
-    return read_image(place, SIDE)
+    return decode(place, SIDE).pixels
 
 
 def test_what_is_injured_below_is_readable_before(place: Path) -> None:
@@ -286,9 +286,9 @@ def test_notes_are_never_unpacked(tmp_path: Path) -> None:
     (tmp_path / "bomb.png").write_bytes(whole[:33] + note + whole[33:])
     program = """
 import resource, sys
-from chestxray.data.decoding import read_image
+from chestxray.data.decoding import decode
 resource.setrlimit(resource.RLIMIT_AS, (512 << 20, 512 << 20))
-print(read_image(sys.argv[1], 24).shape)
+print(decode(sys.argv[1], 24).pixels.shape)
 """
     command = [sys.executable, "-c", program, str(tmp_path / "bomb.png")]
     ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
@@ -375,7 +375,7 @@ def test_a_file_too_large_for_any_image_is_not_read(tmp_path: Path) -> None:
     with open(tmp_path / "large.png", "wb") as file:
         file.truncate(10**12)
     with pytest.raises(ValueError, match=r"1000\.0 GB is more than 64 million pixels take"):
-        read_image(tmp_path / "large.png", SIDE)
+        decode(tmp_path / "large.png", SIDE)
 
 
 def test_an_image_that_changes_is_read_whole_or_refused(
@@ -389,12 +389,12 @@ def test_an_image_that_changes_is_read_whole_or_refused(
         seen.append(path.write_bytes(PNGS["grey"][: len(PNGS["grey"]) // 2]))
         return plain_open(*words, **more)
 
-    expected = read_image(path, SIDE)
+    expected = decode(path, SIDE).pixels
     monkeypatch.setattr(decoding.Image, "open", open_and_injure)
-    np.testing.assert_array_equal(read_image(path, SIDE), expected)
+    np.testing.assert_array_equal(decode(path, SIDE).pixels, expected)
     assert seen
     with pytest.raises(ValueError, match="(?i)truncated"):
-        read_image(path, SIDE)
+        decode(path, SIDE)
 
 
 def test_broken_metadata_beside_the_pixels_is_ignored(tmp_path: Path) -> None:
@@ -403,7 +403,7 @@ def test_broken_metadata_beside_the_pixels_is_ignored(tmp_path: Path) -> None:
     broken = whole[:at] + b"\xff\xff" + whole[at + 2 :]
     (tmp_path / "notes.jpg").write_bytes(broken)
     program = (
-        "import sys\nfrom chestxray.data.decoding import read_image\nread_image(sys.argv[1], 24)"
+        "import sys\nfrom chestxray.data.decoding import decode\ndecode(sys.argv[1], 24).pixels"
     )
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", program, str(tmp_path / "notes.jpg")],

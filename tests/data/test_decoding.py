@@ -12,7 +12,7 @@ import pytest
 from helpers import BROKEN, ROOT, noise_image
 from PIL import Image
 
-from chestxray.data.decoding import decode, read_image
+from chestxray.data.decoding import decode
 
 SIZE = 24
 
@@ -67,8 +67,8 @@ def test_every_mode_gives_the_grey_of_its_L_twin(tmp_path: Path, name: str) -> N
     make, suffix, words = TWINS[name]
     wave().save(tmp_path / "grey.png")
     make().save(tmp_path / f"twin.{suffix}", **words)
-    grey = read_image(tmp_path / "grey.png", SIZE).astype(int)
-    twin = read_image(tmp_path / f"twin.{suffix}", SIZE).astype(int)
+    grey = decode(tmp_path / "grey.png", SIZE).pixels.astype(int)
+    twin = decode(tmp_path / f"twin.{suffix}", SIZE).pixels.astype(int)
     assert np.ptp(grey) > 100
     assert np.abs(twin - grey).max() <= (1 if suffix == "jpg" else 0)
 
@@ -78,7 +78,7 @@ def test_one_bit_is_black_and_white(tmp_path: Path) -> None:
     black_or_white.save(tmp_path / "grey.png")
     black_or_white.convert("1").save(tmp_path / "bit.png")
     assert mode_of(tmp_path / "bit.png") == "1"
-    bit, grey = (read_image(tmp_path / name, SIZE) for name in ("bit.png", "grey.png"))
+    bit, grey = (decode(tmp_path / name, SIZE).pixels for name in ("bit.png", "grey.png"))
     np.testing.assert_array_equal(bit, grey)
 
 
@@ -86,7 +86,7 @@ def test_sixteen_bits_are_divided_by_257_and_never_clipped(tmp_path: Path) -> No
     levels = np.linspace(0, 65535, 64 * 64).reshape(64, 64).astype(np.uint16)
     Image.fromarray(levels).save(tmp_path / "deep.png")
     assert mode_of(tmp_path / "deep.png") == "I;16"
-    np.testing.assert_array_equal(read_image(tmp_path / "deep.png", 64), np.round(levels / 257))
+    np.testing.assert_array_equal(decode(tmp_path / "deep.png", 64).pixels, np.round(levels / 257))
 
 
 @pytest.mark.parametrize("bits", range(8, 17))
@@ -96,19 +96,19 @@ def test_fewer_bits_than_16_have_their_own_white(tmp_path: Path, bits: int) -> N
     Image.fromarray(levels).save(tmp_path / "deep.png")
     expected = np.round(levels / (white / 255))
     assert expected.max() == 255
-    np.testing.assert_array_equal(read_image(tmp_path / "deep.png", 64, bits), expected)
+    np.testing.assert_array_equal(decode(tmp_path / "deep.png", 64, bits).pixels, expected)
     if bits < 16:
         levels[5, 5] = white + 1
         Image.fromarray(levels).save(tmp_path / "deep.png")
         with pytest.raises(ValueError, match=f"{white + 1:,} is above {white:,}, --bits {bits}"):
-            read_image(tmp_path / "deep.png", 64, bits)
+            decode(tmp_path / "deep.png", 64, bits)
 
 
 def test_bits_change_nothing_about_images_of_8_bits(tmp_path: Path) -> None:
     for name, (make, suffix, words) in TWINS.items():
         if name != "I;16":
             make().save(tmp_path / f"image.{suffix}", **words)
-            plain, other = (read_image(tmp_path / f"image.{suffix}", SIZE, b) for b in (16, 12))
+            plain, other = (decode(tmp_path / f"image.{suffix}", SIZE, b).pixels for b in (16, 12))
             np.testing.assert_array_equal(plain, other)
 
 
@@ -145,13 +145,13 @@ def test_sixteen_bits_with_the_values_of_twelve_are_noticed(tmp_path: Path) -> N
 def test_a_dicom_file_is_called_one(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(bytes(128) + b"DICM" + bytes(200))
     with pytest.raises(ValueError, match="a DICOM file, which is not read: convert it to PNG"):
-        read_image(tmp_path / "a.png", SIZE)
+        decode(tmp_path / "a.png", SIZE)
 
 
 def test_colour_is_weighed_by_itu_r_601(tmp_path: Path) -> None:
     colour = (200, 100, 50)
     Image.new("RGB", (8, 8), colour).save(tmp_path / "colour.png")
-    grey = read_image(tmp_path / "colour.png", 8)
+    grey = decode(tmp_path / "colour.png", 8).pixels
     assert np.abs(grey - np.dot(colour, (0.299, 0.587, 0.114))).max() <= 1
 
 
@@ -165,32 +165,32 @@ def test_an_image_is_padded_with_black_to_a_centred_square(
     Image.fromarray(grey).save(tmp_path / "oblong.png")
     square = np.zeros((40, 40), dtype=np.uint8)
     square[top : top + height, left : left + width] = grey
-    np.testing.assert_array_equal(read_image(tmp_path / "oblong.png", 40), square)
+    np.testing.assert_array_equal(decode(tmp_path / "oblong.png", 40).pixels, square)
 
 
 def test_an_image_of_one_pixel_fills_the_square(tmp_path: Path) -> None:
     Image.new("L", (1, 1), 77).save(tmp_path / "one.png")
-    np.testing.assert_array_equal(read_image(tmp_path / "one.png", SIZE), np.full((24, 24), 77))
+    np.testing.assert_array_equal(decode(tmp_path / "one.png", SIZE).pixels, np.full((24, 24), 77))
 
 
 def test_resizing_is_bilinear_with_antialiasing(tmp_path: Path) -> None:
     noise_image(0, side=100).save(tmp_path / "noise.png")
     expected = noise_image(0, side=100).resize((SIZE, SIZE), Image.Resampling.BILINEAR)
-    np.testing.assert_array_equal(read_image(tmp_path / "noise.png", SIZE), expected)
+    np.testing.assert_array_equal(decode(tmp_path / "noise.png", SIZE).pixels, expected)
 
     checkerboard = 255 * (np.indices((192, 192)).sum(0) % 2).astype(np.uint8)
     Image.fromarray(checkerboard).save(tmp_path / "checkerboard.png")
-    assert np.abs(read_image(tmp_path / "checkerboard.png", SIZE) - 127.5).max() < 8
+    assert np.abs(decode(tmp_path / "checkerboard.png", SIZE).pixels - 127.5).max() < 8
 
 
 def test_a_long_thin_image_takes_no_memory_for_its_square(tmp_path: Path) -> None:
     Image.new("1", (60_000, 2)).save(tmp_path / "strip.png")  # its square has 3.6 Gpx
     program = """
 import resource, sys
-from chestxray.data.decoding import read_image
+from chestxray.data.decoding import decode
 resource.setrlimit(resource.RLIMIT_AS, (2 << 30, 2 << 30))
 try:
-    assert read_image(sys.argv[1], 24).shape == (24, 24)
+    assert decode(sys.argv[1], 24).pixels.shape == (24, 24)
 except ValueError as refused:
     print(refused)
 """
@@ -204,7 +204,7 @@ def test_an_original_becomes_the_image_of_its_small_copy(nih: Path, nih_original
     for original in sorted(nih_originals.glob("*.png")):
         modes.add(mode_of(original))
         small = np.asarray(Image.open(nih / "images" / original.name)).astype(int)
-        assert np.abs(read_image(original, 224) - small).mean() < 0.5, original.name
+        assert np.abs(decode(original, 224).pixels - small).mean() < 0.5, original.name
     assert modes == {"L", "RGBA"}  # 519 of the real images have an alpha channel
 
 
@@ -215,20 +215,20 @@ def test_a_broken_file_is_refused_with_the_reason(tmp_path: Path, name: str) -> 
     noise_image(0).save(path)
     path.write_bytes(damage(path.read_bytes()))
     with pytest.raises(ValueError, match=reason):
-        read_image(path, SIZE)
+        decode(path, SIZE)
 
 
 @pytest.mark.parametrize("kind", ["GIF", "TIFF", "BMP"])
 def test_another_format_under_the_name_png_is_refused(tmp_path: Path, kind: str) -> None:
     noise_image(0).save(tmp_path / "other.png", format=kind)
     with pytest.raises(ValueError, match="not a PNG or JPEG"):
-        read_image(tmp_path / "other.png", SIZE)
+        decode(tmp_path / "other.png", SIZE)
 
 
 def test_an_image_above_64_million_pixels_is_not_decoded(tmp_path: Path) -> None:
     Image.new("1", (9000, 9000)).save(tmp_path / "large.png")
     with pytest.raises(ValueError, match="9000 x 9000 is above 64 million pixels"):
-        read_image(tmp_path / "large.png", SIZE)
+        decode(tmp_path / "large.png", SIZE)
 
 
 def test_a_lack_of_file_handles_is_not_the_fault_of_an_image(
@@ -241,7 +241,7 @@ def test_a_lack_of_file_handles_is_not_the_fault_of_an_image(
 
     monkeypatch.setattr(Path, "read_bytes", none_left)
     with pytest.raises(OSError, match="Too many open files"):
-        read_image(tmp_path / "a.png", SIZE)
+        decode(tmp_path / "a.png", SIZE)
 
 
 @pytest.mark.parametrize("module", ["data.decoding", "data.prepare", "phantom"])

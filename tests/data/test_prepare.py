@@ -14,7 +14,7 @@ from PIL import Image
 
 from chestxray.data import prepare
 from chestxray.data.cache import load_images
-from chestxray.data.decoding import read_image
+from chestxray.data.decoding import decode
 from chestxray.data.entries import read_entries
 from chestxray.phantom import draw_dataset
 
@@ -27,7 +27,7 @@ def test_a_prepared_folder_needs_no_more_decoding(
     assert "60 images of 32 pixels a side ready" in capsys.readouterr().out
     paths = read_entries(drawn).rows["path"].tolist()
     images = load_images(paths, 32, drawn, tmp_path / "cache", check=never)
-    np.testing.assert_array_equal(images.pixels[images.cache_index[7]], read_image(paths[7], 32))
+    np.testing.assert_array_equal(images.pixels[images.cache_index[7]], decode(paths[7], 32).pixels)
 
 
 def test_prepare_warns_of_12_bits_in_16_and_keeps_bits_12_apart(

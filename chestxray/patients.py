@@ -1,7 +1,7 @@
 """Patients, each under one key however it is spelled: `00000013`, `13`, `13.0`, `'13` are one.
 
 Spreadsheets and libraries rewrite ids. Blanks around an id and an apostrophe before it go; of an id
-that is all digits, a trailing `.0` and leading zeros go too.
+that is all digits, a trailing `.0` (or `,0`) and leading zeros go too.
 """
 
 import re
@@ -11,8 +11,10 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-_NUMBER = re.compile(r"0*([0-9]+)(?:\.0*)?")
-_BEFORE = re.compile(r"^[\s']+")
+from chestxray.runtime.text import is_missing
+
+_NUMBER = re.compile(r"0*([0-9]+)(?:[.,]0*)?")
+_BEFORE = re.compile(r"^[\s'‘’]+")
 _ROUNDED = re.compile(r"[0-9]+(?:[.,][0-9]+)?[eE]\+[0-9]+")
 
 
@@ -73,4 +75,5 @@ def read_patients(texts: Iterable[str]) -> Patients:
 
 
 def _bare(text: str) -> str:
-    return _BEFORE.sub("", text).strip()
+    bare = _BEFORE.sub("", text).strip()
+    return "" if is_missing(bare) else bare

@@ -20,10 +20,9 @@ import pandas as pd
 from chestxray.csv_files import check_form, header_of, read_texts, unpacked
 from chestxray.patients import is_rounded, patient_key, read_patients
 from chestxray.runtime.files import whole_file
-from chestxray.runtime.text import is_harmless, join_limited, plural
+from chestxray.runtime.text import is_harmless, is_missing, join_limited, plural
 
 ROW_BYTES = 600  # at most, for 15 classes
-_MISSING = {"", "nan", "na", "n/a", "<na>", "none", "null"}  # labels; besides, -1
 _DECIMAL_COMMA = re.compile(r"\s*-?[0-9]+,[0-9]+\s*")
 _TRUTH = {"false": 0.0, "true": 1.0}
 # What others call the columns, in lower case, and the names by which they would be read.
@@ -204,7 +203,9 @@ def read_scores(
     classes = tuple(name for name in named if not exclude(name))
     if not classes:
         raise ValueError(f"{path}: no class is left of {join_limited(named, most=20)}")
-    frame = read_texts(path, content, "scores CSV", None)
+    frame = read_texts(path, content, "scores CSV", None).rename(columns=str.strip)
+    for name in frame.columns.intersection(["image", "split"]):
+        frame[name] = frame[name].str.strip()
     notes = _unify_patients(path, frame) if "patient" in frame else ()
     _check_texts(path, frame)
     frame = frame.sort_values("image", kind="stable")
@@ -249,9 +250,12 @@ def _check_texts(path: Path, frame: pd.DataFrame) -> None:
         twice = frame["image"][frame["image"].duplicated()].unique()
         raise ValueError(f"{path}: images listed twice: {join_limited(twice)}")
     for name in frame.columns.intersection(["image", "patient", "split"], sort=False):
-        empty = int((frame[name] == "").sum())
-        if empty:
-            raise ValueError(f"{path}: {plural(empty, 'row')} without {name}")
+        empty = frame[name] == ""
+        if empty.any():
+            raise ValueError(
+                f"{path}: {plural(int(empty.sum()), 'row')} without {name}: lines "
+                f"{join_limited(frame.index[empty] + 2)}"
+            )
         unsafe = frame[name][~frame[name].map(is_harmless).astype(bool)]
         if len(unsafe):  # they would be copied into sets.csv
             raise ValueError(
@@ -262,7 +266,7 @@ def _check_texts(path: Path, frame: pd.DataFrame) -> None:
 
 def _classes(path: Path, content: bytes, labels: bool) -> tuple[str, ...]:
     """The classes of the y_, z_ and p_ columns, which must agree."""
-    header = header_of(content)
+    header = [name.strip() for name in header_of(content)]
     twice = sorted({name for name in header if name and header.count(name) > 1})
     if twice:
         raise ValueError(f"{path}: columns listed twice: {join_limited(twice)}")
@@ -311,7 +315,8 @@ def _renames(header: list[str]) -> str:
         for name in header
         if name.startswith(prefix)
     ]
-    bare = [] if "y_" in prefixed.values() else _bare_classes(header)
+    has_image = "image" in header or any(name.startswith(("image", "file")) for name in header)
+    bare = _bare_classes(header) if has_image and "y_" not in prefixed.values() else []
     labels = [name for name in bare if name in scored or not scored]
     if labels:
         found.append(f"the labels {join_limited(labels, most=3)} to y_{labels[0]} and so on")
@@ -357,7 +362,7 @@ def _read_label(text: str) -> float:
     """A label's text as 0 or 1; NaN where it says that there is none, infinite for all else."""
     word = text.strip().casefold()
     try:
-        number = _TRUTH[word] if word in _TRUTH else float("nan" if word in _MISSING else word)
+        number = _TRUTH[word] if word in _TRUTH else float("nan" if is_missing(word) else word)
     except ValueError:
         return np.inf
     if number == -1:
@@ -379,7 +384,9 @@ def _numbers(path: Path, frame: pd.DataFrame, prefix: str, classes: tuple[str, .
         numbers = cells.to_numpy(dtype=np.float64)  # Python's float: the nearest to the text
     except ValueError:
         numbers = cells.apply(pd.to_numeric, errors="coerce").to_numpy(dtype=np.float64)
-    _check_cells(path, frame["image"], cells, np.isfinite(numbers), "is not a finite number")
+    odd = cells.apply(lambda column: column.str.contains("_", regex=False))  # 0.1_5 in Python
+    valid = np.isfinite(numbers) & ~odd.to_numpy(dtype=bool)
+    _check_cells(path, frame["image"], cells, valid, "is not a finite number")
     return numbers
 
 

@@ -27,7 +27,7 @@ def test_different_numbers_are_different_patients(a: int, b: int) -> None:
     assert (patient_key(f"{a:08d}") == patient_key(f"{b}.0")) == (a == b)
 
 
-@pytest.mark.parametrize("text", ["P0013", "13a", "13.5", "A 13", "0x13", "1-3", "13E5"])
+@pytest.mark.parametrize("text", ["P0013", "13a", "13.5", "A 13", "0x13", "1-3", "13E5", "13,5"])
 def test_other_ids_are_kept_as_they_are(text: str) -> None:
     assert patient_key(f" {text} ") == text
 
@@ -43,6 +43,11 @@ def test_nihs_spelling_is_one_for_each_key(a: int, b: int) -> None:
     assert patient_key(nih_spelling(str(a))) == str(a)
     assert (nih_spelling(str(a)) == nih_spelling(str(b))) == (a == b)
     assert [nih_spelling(key) for key in ("13", "P13")] == ["00000013", "P13"]
+
+
+@pytest.mark.parametrize("text", ["nan", "NA", " None", "<NA>", "'", ""])
+def test_a_missing_id_is_no_patient(text: str) -> None:
+    assert patient_key(text) == ""
 
 
 def test_the_first_spelling_is_shown_and_the_others_counted() -> None:

@@ -115,7 +115,7 @@ def test_scores_of_other_models_are_read_with_any_classes(
         ("image,y_A,p_A,p_B\na,0,0.5,0.5\n", "different classes or orders"),
         ("image,p_A\na,0.5\n", "different classes or orders"),
         ("image,y_A,z_B,p_A\na,0,1,0.5\n", "different classes or orders"),
-        ("image,patient,y_A,p_A\na,,0,0.5\nb,1,0,0.5\n", "1 row without patient"),
+        ("image,patient,y_A,p_A\na,1,0,0.5\nb,NA,0,0.5\n", "1 row without patient: lines 3"),
         ("name,score\na,0.5\n", "needs columns image, y_<class> and p_<class> and has name, score"),
         ("", "is not a scores CSV"),
         ("\x89PNG\r\n\x1a", "is not a scores CSV"),
@@ -129,6 +129,7 @@ def test_scores_of_other_models_are_read_with_any_classes(
         ("image,y_A,p_A,y_A,p_A\na,0,0.5,0,0.5\n", "columns listed twice: p_A, y_A"),
         ("image,y_A,p_A\na\n", "y_A of a|labels are missing"),
         ("image,patient,y_A,p_A\na\n", "1 row without patient"),
+        ("image,y_A,p_A\na,0,0.1_5\n", "p_A of a is not a finite number: '0.1_5'"),
         (
             "image,patient,y_A,p_A\na,1,0,0.5\n\nb,1.3E+01,0,0.5\n",
             "1 patient that a spreadsheet has rounded, 1.3E.01 for example: lines 4; export",
@@ -258,3 +259,11 @@ def test_text_that_a_spreadsheet_would_run_is_refused(
     (tmp_path / "s.csv").write_text(text.replace(before, after))
     with pytest.raises(ValueError, match=message):
         read_scores(tmp_path / "s.csv")
+
+
+def test_blanks_behind_commas_are_no_part_of_names_and_splits(tmp_path: Path) -> None:
+    path = tmp_path / "s.csv"
+    path.write_text(" image, patient, split, y_A, p_A\n a, 7, test, 1, 0.5\n")
+    table = read_scores(path)
+    assert (table.image_names[0], table.patients[0], table.splits[0]) == ("a", "7", "test")
+    assert (table.classes, table.targets[0, 0], table.scores[0, 0]) == (("A",), 1, 0.5)

@@ -165,6 +165,8 @@ def verified(path: Path, content: Any) -> Checkpoint:
             f"{path} has format {content['format']}, this program reads format {FORMAT}: it was "
             f"written by {'a newer' if content['format'] > FORMAT else 'an unreleased'} version"
         )
+    if isinstance(content.get("args"), dict):
+        content["args"].setdefault("bits", 16)  # a file of before that option
     try:
         schema.check(content)
     except ValueError as error:

@@ -85,6 +85,8 @@ _NOTES = (
     "numpy.core.multiarray.scalar",
     "numpy._core.multiarray.scalar",
     "numpy.dtype",
+    "pathlib.PosixPath",
+    "pathlib.WindowsPath",
     *(f"numpy.dtypes.{name}" for name in np.dtypes.__all__),
 )
 _STAND_INS = {

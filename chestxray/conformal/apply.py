@@ -10,6 +10,7 @@ import numpy as np
 from chestxray.conformal import artifacts, output_folder, thresholds
 from chestxray.conformal.calibrate import Rows
 from chestxray.conformal.report import (
+    Application,
     Report,
     classes_text,
     empty_set_warnings,
@@ -44,13 +45,14 @@ def apply(args: argparse.Namespace) -> list[str]:
     stored = thresholds.read(args.apply)
     named = "_".join(["applied", output_folder.stem(source), *([split] if split else [])])
     folder = args.out or args.apply.parent / re.sub(r"[^\w.-]", "-", named)
-    applied = {
-        "thresholds": args.apply.name,
-        "scores": source.name,
-        "from": split,
-        "thresholds_sha256": file_digest(args.apply),
-        "scores_sha256": file_digest(source),
-    }
+    applied = Application(
+        thresholds=args.apply.name,
+        scores=source.name,
+        split=split,
+        untouched=args.untouched,
+        thresholds_sha256=file_digest(args.apply),
+        scores_sha256=file_digest(source),
+    )
     if folder.resolve() == args.apply.resolve().parent:
         raise FileExistsError(f"{folder} holds the thresholds: --out names another folder")
     if not args.overwrite:
@@ -59,35 +61,35 @@ def apply(args: argparse.Namespace) -> list[str]:
         source, read_scores(source, labels=False, exclude=stored.config.leaves_out), split
     )
     table = _take_classes(source, table, stored, args.apply)
-    report = _report(stored, table, applied, args.untouched)
+    if args.untouched and table.splits is None:
+        raise ValueError(f"{source} has no split column: leave --untouched out")
+    report = _report(stored, table, applied)
     roles = np.full(len(table.image_names), "eval", dtype=object)
     contents = artifacts.contents_of(table, roles, report)
-    output_folder.save(folder, contents)
+    output_folder.save(folder, contents, source)
     return [*lines(report), f"wrote {folder}/: {join_limited(contents)}"]
 
 
-def _report(
-    stored: StoredThresholds, table: Scores, applied: dict[str, str | None], untouched: bool
-) -> Report:
+def _report(stored: StoredThresholds, table: Scores, applied: Application) -> Report:
     config, labelled = stored.config, table.targets.shape[1] > 0
     rows = Rows.from_scores(table, config.unit)
-    here = replace(config, split=applied["from"], untouched=untouched)
+    here = replace(config, split=applied.split, untouched=applied.untouched)
     splits = [] if table.splits is None else sorted(set(table.splits))
     against = artifacts.not_fresh("calibrated on", [config.split or ""], config)
     against += artifacts.not_fresh("applied to", splits, here)
-    against += _against(stored, table, applied["scores_sha256"])
+    against += _against(stored, table, applied.scores_sha256)
     caveat = "No promise carries over to these rows" if against else ""
     entries = [
         make_entry(certificate, config, table.classes, rows if labelled else None, caveat)
         for certificate in stored.certificates
     ]
     return Report(
-        title=f"{applied['thresholds']} applied to {applied['scores']}",
+        title=f"{applied.thresholds} applied to {applied.scores}",
         classes=classes_text(table.classes),
         rows=rows_text(table) + ("." if labelled else ", without labels: no realised metrics."),
         notes=[*table.notes, *artifacts.declared(config), *artifacts.declared(here)],
         warnings=against
-        + _unchecked(stored, table, applied["from"])
+        + _unchecked(stored, table, applied.split)
         + empty_set_warnings(entries, config),
         promise_holds=not against,
         config=config,
@@ -128,7 +130,7 @@ def _take_classes(
     return replace(table.take(np.ones(len(table.image_names), dtype=bool), columns), notes=notes)
 
 
-def _against(stored: StoredThresholds, table: Scores, digest: str | None) -> list[str]:
+def _against(stored: StoredThresholds, table: Scores, digest: str) -> list[str]:
     """Reasons that take the promise back for these rows."""
     found = []
     if digest == stored.digest:

@@ -82,7 +82,7 @@ def write(
         **contents_of(table, roles, report),
         **drawn,
     }
-    output_folder.save(folder, contents)
+    output_folder.save(folder, contents, source)
     return [*lines(report), f"wrote {folder}/: {join_limited(contents, most=len(contents))}"]
 
 
@@ -110,10 +110,11 @@ def _report(
         entries.append(entry)
     risk, method = config.target_risk.abbreviation, config.method.upper()
     sides = [rows_text(table.take(side, everything)) for side in (calibrates, ~calibrates)]
+    evaluated = "evaluated on none" if eval_rows is None else f"evaluated on {sides[1]}"
     report = Report(
         title=f"{risk} control of {source.name} by {method}",
         classes=classes_text(table.classes),
-        rows=f"Calibrated on {sides[0]}, evaluated on {sides[1]}; the unit is the {config.unit}.",
+        rows=f"Calibrated on {sides[0]}, {evaluated}; the unit is the {config.unit}.",
         notes=[*table.notes, *declared(config), *_about_the_cut(config)],
         warnings=seen + _dependence(cal, config) + empty_set_warnings(entries, config),
         promise_holds=not seen,

@@ -139,7 +139,7 @@ def calibrate(
     if not blank.n_images:
         return replace(blank, reason=_nobody(config))
     if config.method == "crc":
-        return _crc(blank, counting, loss_curves(counting, config))
+        return _crc(blank, counting, loss_curves(counting, config), config)
     if losses is None:
         losses = loss_table(counting, config)
     return {"rcps": _rcps, "ltt": _ltt}[config.method](blank, counting, losses, config)
@@ -227,7 +227,7 @@ def _per_class(rows: Rows, alpha: str, config: Config) -> Certificate:
     if not rows.targets.any():
         return replace(answer, reason=_nobody(config))
     if not answer.certified:
-        reason = f"of the most frequent class, {_too_few(max(units), alpha)}"
+        reason = f"of the most frequent class, {_too_few(max(units), alpha, config)}"
         return replace(answer, reason=reason)
     return answer
 
@@ -243,17 +243,18 @@ def _nobody(config: Config) -> str:
     return f"there is no image {config.target_risk.counted or 'with a positive class'}"
 
 
-def _too_few(n: int, alpha: str) -> str:
-    return f"{plural(n, 'unit')} calibrated, fewer than 1/alpha - 1 = {1 / float(alpha) - 1:.1f}"
+def _too_few(n: int, alpha: str, config: Config) -> str:
+    needed = 1 / float(alpha) - 1
+    return f"{plural(n, config.unit)} calibrated, fewer than 1/alpha - 1 = {needed:.1f}"
 
 
-def _crc(blank: Certificate, rows: Rows, curves: LossCurves) -> Certificate:
+def _crc(blank: Certificate, rows: Rows, curves: LossCurves, config: Config) -> Certificate:
     n = blank.n_units
     found = largest_controlled(curves, n, blank.alpha)
     if found == -np.inf:
         few = (n + 1) * Fraction(blank.alpha) < 1
         above = "the corrected risk is above it at the smallest threshold"
-        return replace(blank, reason=_too_few(n, blank.alpha) if few else above)
+        return replace(blank, reason=_too_few(n, blank.alpha, config) if few else above)
     if not (rows.scores >= found).any():
         return replace(blank, reason=_TRIVIALLY_MET, trivially_met=True)
     risk = curves.risk(found, np.ones(n, dtype=bool))

@@ -17,7 +17,7 @@ from chestxray.conformal.calibrate import (
 )
 from chestxray.conformal.metrics import prediction_sets, realised
 from chestxray.conformal.options import FRESH, Config, config_of, unique_alphas
-from chestxray.conformal.report import left_out_note
+from chestxray.conformal.report import classes_text, head_lines, left_out_note
 from chestxray.conformal.resplits import cut_patients
 from chestxray.conformal.risks import RISKS
 from chestxray.runtime.files import file_digest
@@ -40,6 +40,12 @@ def calibrate_and_evaluate(args: argparse.Namespace) -> int:
     rows = Rows.from_scores(table, args.unit)
     if alphas or args.frontier:
         rows.counting(config)  # refuses what --no-positive error does, before anything is written
+    if args.npz and args.npz.exists() and not args.overwrite:
+        raise FileExistsError(
+            f"{args.npz} exists: --npz names another file, --overwrite replaces it"
+        )
+    if not alphas:
+        print("\n".join(head_lines(classes_text(table.classes), table.notes)))
     if args.npz:
         artifacts.write_npz(args.npz, rows)
         print(f"wrote {args.npz}")
@@ -52,6 +58,7 @@ def calibrate_and_evaluate(args: argparse.Namespace) -> int:
     cal = rows.take(calibrates)
     certificates = [calibrate(cal, alpha, config) for alpha in alphas]
     if not any(certificate.certified for certificate in certificates):
+        print("\n".join(head_lines(classes_text(table.classes), table.notes)))
         return refuse(certificates, cal, config)
     print("\n".join(artifacts.write(folder, args.csv, table, calibrates, certificates, config)))
     return 0
@@ -59,12 +66,12 @@ def calibrate_and_evaluate(args: argparse.Namespace) -> int:
 
 def select(table: Scores, args: argparse.Namespace) -> Scores:
     """The rows of the split that is asked for."""
+    notes = (*table.notes, *left_out_note(table.excluded))
     if table.splits is None:
         if args.untouched:
             raise ValueError(f"{args.csv} has no split column: leave --untouched out")
-        print(
-            f"{args.csv} has no split column: all {plural(len(table.image_names), 'row')} are used"
-        )
+        count = plural(len(table.image_names), "row")
+        notes += (f"{args.csv} has no split column: all {count} are used",)
     split = args.split or ("val" if args.frontier else FRESH)
     table = take_split(args.csv, table, split)
     classes = (*table.classes, *table.excluded)
@@ -75,7 +82,7 @@ def select(table: Scores, args: argparse.Namespace) -> Scores:
         )
     if args.unit == "patient" and table.patients is None:
         raise ValueError(f"{args.csv} has no patient column: --unit image must be typed")
-    return replace(table, notes=(*table.notes, *left_out_note(table.excluded)))
+    return replace(table, notes=notes)
 
 
 def draw_calibration(rows: Rows, config: Config) -> np.ndarray:

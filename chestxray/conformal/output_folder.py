@@ -4,22 +4,22 @@ import json
 import re
 from dataclasses import fields
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from chestxray.conformal import thresholds
 from chestxray.conformal.options import FRESH, Config
-from chestxray.conformal.report import TITLES
+from chestxray.conformal.report import TITLES, Application
 from chestxray.runtime.files import whole_file
 from chestxray.runtime.signals import delay_ctrl_c
 from chestxray.runtime.text import join_limited
 
 FILES = ("thresholds.json", "sets.csv", "report.json", "report.md")
-_PLOT = re.compile(rf"({'|'.join(TITLES)})_.+\.png")
+_PLOT = re.compile(rf"({'|'.join(TITLES)})_[^/\\]+\.png")
 
 
 def plot_name(kind: str, alpha: str) -> str:
-    """The file of a plot of one alpha, which may be typed as 1/8."""
-    return f"{kind}_{alpha.replace('/', '-')}.png"
+    """The file of a plot of one alpha."""
+    return f"{kind}_{alpha}.png"
 
 
 def default_folder(csv: Path, config: Config) -> Path:
@@ -53,7 +53,7 @@ def refuse_other_calibration(
         return
     try:
         there = thresholds.read(folder / "thresholds.json")
-    except (FileNotFoundError, ValueError):
+    except (OSError, ValueError):
         _refuse(folder, f"{_names(folder)}, and no calibration of this version")
     levels = [float(certificate.alpha) for certificate in there.certificates]
     asked = [float(alpha) for alpha in alphas]
@@ -71,7 +71,7 @@ def refuse_other_calibration(
         _refuse(folder, f"another calibration: {join_limited(differing)}")
 
 
-def refuse_other_application(folder: Path, applied: dict[str, str | None]) -> None:
+def refuse_other_application(folder: Path, applied: Application) -> None:
     """Refuse a folder that holds anything but this very application of thresholds.
 
     Raises:
@@ -79,31 +79,56 @@ def refuse_other_application(folder: Path, applied: dict[str, str | None]) -> No
     """
     if not _holds_anything(folder):
         return
-    try:
-        there = json.loads((folder / "report.json").read_text(encoding="utf-8")).get("applied")
-    except (FileNotFoundError, ValueError, AttributeError):
-        there = None
+    there = _report_in(folder).get("applied")
     if not isinstance(there, dict):
         _refuse(folder, f"{_names(folder)}, and no applied thresholds")
     differing = [
-        f"{name} {there.get(name)} there, {value} here"
-        for name, value in applied.items()
+        f"{name} {_typed(there.get(name))} there, {_typed(value)} here"
+        for name, value in applied.to_json().items()
         if there.get(name) != value
     ]
     if differing:
         _refuse(folder, f"another application: {join_limited(differing)}")
 
 
-def save(folder: Path, contents: dict[str, str | bytes]) -> None:
-    """Write the files once all are made, after removing those of an earlier run."""
+def save(folder: Path, contents: dict[str, str | bytes], source: Path) -> None:
+    """Write the files once all are made, after removing those of an earlier run.
+
+    Args:
+        folder: made when missing.
+        contents: by file name.
+        source: the scores, which must not be one of them.
+
+    Raises:
+        FileExistsError: it is.
+    """
+    old = [folder / name for name in (*FILES, *_plots_of(folder))]
+    if source.resolve() in (path.resolve() for path in (*old, *map(folder.joinpath, contents))):
+        raise FileExistsError(f"{source} would be replaced: --out names another folder")
     with delay_ctrl_c():  # it leaves the files of one run, not of two or none
-        if folder.exists():
-            for path in folder.iterdir():
-                if path.name in FILES or _PLOT.fullmatch(path.name):
-                    path.unlink()
+        for path in old:
+            path.unlink(missing_ok=True)
         for name, content in contents.items():
             with whole_file(folder / name, "w" if isinstance(content, str) else "wb") as file:
                 file.write(content)
+
+
+def _plots_of(folder: Path) -> list[str]:
+    """The plots that the report in a folder names."""
+    levels = _report_in(folder).get("levels", [])
+    names = [name for level in levels for name in level.get("plots", [])]
+    return [name for name in names if _PLOT.fullmatch(str(name))]
+
+
+def _report_in(folder: Path) -> dict[str, Any]:
+    """The report.json of a folder; nothing where there is none, or another program's."""
+    try:
+        found = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    levels = found.get("levels") if isinstance(found, dict) else None
+    ours = isinstance(levels, list) and all(isinstance(level, dict) for level in levels)
+    return found if ours else {}
 
 
 def _holds_anything(folder: Path) -> bool:

@@ -2,6 +2,7 @@
 
 import shutil
 import textwrap
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from decimal import Decimal
 from functools import partial
@@ -90,6 +91,28 @@ class Entry:
 
 
 @dataclass(frozen=True)
+class Application:
+    """What was applied to what.
+
+    Attributes:
+        thresholds, scores: names of the files.
+        split: of the rows; None where all are used.
+        untouched: the user declares that these rows trained nothing and chose nothing.
+        thresholds_sha256, scores_sha256: of the files.
+    """
+
+    thresholds: str
+    scores: str
+    split: str | None
+    untouched: bool
+    thresholds_sha256: str
+    scores_sha256: str
+
+    def to_json(self) -> dict[str, object]:
+        return {"from" if name == "split" else name: v for name, v in asdict(self).items()}
+
+
+@dataclass(frozen=True)
 class Report:
     """All that report.json holds.
 
@@ -102,7 +125,7 @@ class Report:
         config: of the calibration.
         cut_by: "patient", or "image" where the scores name no patients.
         entries: one for each alpha.
-        applied: the files and the split of an application; None for a calibration.
+        applied: of an application; None for a calibration.
     """
 
     title: str
@@ -114,7 +137,7 @@ class Report:
     config: Config
     cut_by: str
     entries: list[Entry]
-    applied: dict[str, str | None] | None = None
+    applied: Application | None = None
 
     def to_json(self) -> dict[str, object]:
         return {
@@ -125,7 +148,7 @@ class Report:
             "notes": self.notes,
             "warnings": self.warnings,
             "promise_holds": self.promise_holds,
-            **({} if self.applied is None else {"applied": self.applied}),
+            **({} if self.applied is None else {"applied": self.applied.to_json()}),
             "choices": self.config.to_json(),
             "levels": [entry.to_json() for entry in self.entries],
         }
@@ -156,14 +179,9 @@ def make_entry(
         return Entry(certificate, classes, promise)
     sets = prediction_sets(eval_rows.scores, certificate)
     found = realised(eval_rows, sets, config)
-    return Entry(
-        certificate,
-        classes,
-        promise,
-        found,
-        per_class(eval_rows, sets, classes, config.seed),
-        tuple(_above_alpha(found, certificate, config)),
-    )
+    notes = [] if caveat else _above_alpha(found, certificate, config)
+    shares = per_class(eval_rows, sets, classes, config.seed)
+    return Entry(certificate, classes, promise, found, shares, tuple(notes))
 
 
 def _above_alpha(
@@ -176,8 +194,8 @@ def _above_alpha(
         return []
     if own > alpha:
         return [
-            f"by {config.unit} the {risk} is {own:.3f} on this half, above alpha: a single half "
-            "errs by chance, and the other cuts show by how much"
+            f"by {config.unit} the {risk} is {own:.3f} on these rows, above alpha: the promise is "
+            "about the risk of new ones, and a finite number of rows errs by chance"
         ]
     if by_image > alpha:
         return [
@@ -263,17 +281,23 @@ def rows_text(table: Scores) -> str:
 
 def lines(report: Report) -> list[str]:
     """The report as the command prints it, wrapped at the width of the terminal."""
-    said = [report.classes, report.rows, *(f"note: {note}" for note in report.notes)]
-    said += [f"warning: {warning}" for warning in report.warnings]
+    said = [f"warning: {warning}" for warning in report.warnings]
     said.append(report.config.target_risk.definition)
     for entry in report.entries:
         said += ["", f"alpha {entry.certificate.alpha}"]
         said += [f"  {line}" for line in _entry_lines(entry, report)]
+    head = head_lines(report.classes, (report.rows, *report.notes))
+    return head + [part for line in said for part in _wrapped(line)]
+
+
+def head_lines(classes: str, notes: Iterable[str]) -> list[str]:
+    """The first lines of every answer: the classes that count, and what else must be known."""
+    return [part for line in (classes, *notes) for part in _wrapped(line)]
+
+
+def _wrapped(line: str) -> list[str]:
+    """A line of the answer as lines of the terminal."""
     width = shutil.get_terminal_size((100, 24)).columns
-    return [part for line in said for part in _wrapped(line, width)]
-
-
-def _wrapped(line: str, width: int) -> list[str]:
     indent = " " * (len(line) - len(line.lstrip()))
     wrap = partial(textwrap.wrap, break_long_words=False, break_on_hyphens=False)
     return wrap(line, max(width, 40), subsequent_indent=f"{indent}  ") or [""]

@@ -10,7 +10,7 @@ A further risk is one subclass of Risk in this file and its entry in RISKS.
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import ClassVar, Protocol
+from typing import ClassVar, Literal, Protocol
 
 import numpy as np
 
@@ -41,7 +41,7 @@ class LossCurves(Protocol):
         """Mean loss at a threshold of the chosen units, (G,) bool, at least one."""
 
     def resampled_risks(self, times: np.ndarray, allowed: Fraction) -> np.ndarray:
-        """Mean loss of all units at the largest threshold of each resample of them.
+        """Mean loss of new units at the largest threshold of each resample, as these units show it.
 
         Args:
             times: (B, G) whole numbers, how often each unit is in each resample.
@@ -388,17 +388,19 @@ class Misses:
             (np.cumsum(part[:, self.units] * self.weights, axis=1) <= limit).sum(axis=1)
             for part in np.split(times, range(block, len(times), block))
         ]
-        return np.r_[self._risks_at_scores(), self.weights.sum() / self.n_units][np.hstack(missed)]
+        # Of new units, some lie between a threshold and the next score: half a step on average.
+        risks = (self._risks_at_scores("left") + self._risks_at_scores("right")) / 2
+        return np.r_[risks, self.weights.sum() / self.n_units][np.hstack(missed)]
 
     def steps(self) -> tuple[np.ndarray, np.ndarray]:
         thresholds, first = np.unique(np.r_[self.scores, 1.0], return_index=True)
-        risks = np.r_[self._risks_at_scores(), self.weights.sum() / self.n_units]
+        risks = np.r_[self._risks_at_scores("left"), self.weights.sum() / self.n_units]
         return thresholds, risks[first]
 
-    def _risks_at_scores(self) -> np.ndarray:
-        """The mean loss where each score is the threshold: those below it are missed."""
+    def _risks_at_scores(self, side: Literal["left", "right"]) -> np.ndarray:
+        """The mean loss where each score is the threshold ("left"), and just above it ("right")."""
         sums = np.r_[0.0, np.cumsum(self.weights)]
-        return sums[np.searchsorted(self.scores, self.scores, side="left")] / self.n_units
+        return sums[np.searchsorted(self.scores, self.scores, side=side)] / self.n_units
 
     def _sum(self, inside: slice | np.ndarray, count: int) -> Fraction:
         values, times = np.unique(self.denominators[inside][:count], return_counts=True)

@@ -261,7 +261,8 @@ def _sync_folder_of(path: Path) -> None:
         finally:
             os.close(handle)
     except OSError as error:
-        if error.errno == errno.EACCES:  # a folder that may be written and not read
+        # EACCES: a folder that may be written and not read; or one that cannot be opened at all.
+        if error.errno == errno.EACCES or is_not_offered(error):
             return
         raise OSError(
             f"{path} is complete and in its place, but the fsync of its folder failed "

@@ -26,6 +26,11 @@ def join_limited(items: Iterable[object], most: int = 10) -> str:
     return ", ".join(texts[:most]) + more
 
 
+def is_missing(text: str) -> bool:
+    """Return whether a cell is how programs write that there is no value: "", "NaN", "NA"."""
+    return text.strip().casefold() in ("", "nan", "na", "n/a", "<na>", "none", "null")
+
+
 def is_harmless(text: str) -> bool:
     """Return whether a text has no control character and does not begin like a formula."""
     return text.isprintable() and not text.startswith(tuple("-=+@"))

@@ -129,7 +129,9 @@ def test_numpy_scalars_and_a_namespace_beside_weights_are_let_be(
     tmp_path: Path, scalar: np.generic
 ) -> None:
     path = tmp_path / "a.pth"
-    notes = argparse.Namespace(lr=0.1, best=scalar, nested=argparse.Namespace(), kind=scalar.dtype)
+    notes = argparse.Namespace(
+        lr=0.1, folder=Path("runs/1"), best=scalar, nested=argparse.Namespace(), kind=scalar.dtype
+    )
     held = {"net": {"fc.weight": torch.ones(2, 2)}, "args": notes, "best": [scalar, scalar]}
     torch.save(held, path)
     found = foreign.state_dict_of(path, foreign.read(path))

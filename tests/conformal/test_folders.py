@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conformal_helpers import Command, drawn, strict_json
+from conformal_helpers import Command, drawn
 
 from chestxray.scores import write_scores
 
@@ -58,15 +58,38 @@ def test_another_calibration_needs_overwrite(what: str, command: Command) -> Non
     assert f"s_fnr_crc holds another calibration: {message}" in said.err
     assert "--out names another folder, --overwrite" in said.err and everything() == before
     assert command("s.csv", *BASE, *words, "--overwrite").code == 0
-    assert strict_json(Path("s_fnr_crc/thresholds.json")) != before
+    assert (
+        everything()[Path("s_fnr_crc/thresholds.json")]
+        != (before[Path("s_fnr_crc/thresholds.json")])
+    )
 
 
 def test_the_same_calibration_again_is_no_other(command: Command) -> None:
     assert command("s.csv", *BASE).code == 0
     before = everything()
-    Path("s_fnr_crc/notes.txt").write_text("mine")
+    mine = {Path("s_fnr_crc", name): b"mine" for name in ("notes.txt", "risk_paper.png")}
+    for path, content in mine.items():
+        path.write_bytes(content)
     assert command("s.csv", *BASE).code == 0
-    assert everything() == before | {Path("s_fnr_crc/notes.txt"): b"mine"}
+    assert everything() == before | mine
+
+
+def test_the_scores_are_not_replaced_by_what_is_made_of_them(command: Command) -> None:
+    Path("o").mkdir()
+    Path("s.csv").rename("o/sets.csv")
+    before = everything()
+    said = command("o/sets.csv", *BASE, "--out", "o", "--overwrite")
+    assert said.code == 1 and "o/sets.csv would be replaced" in said.err
+    assert everything() == before
+
+
+@pytest.mark.parametrize("words", [(), ("--alpha", 0.3)])
+def test_npz_replaces_nothing_unless_asked(words: tuple, command: Command) -> None:
+    Path("keep.json").write_text("mine")
+    said = command("s.csv", "--npz", "keep.json", *words, "--out", "o")
+    assert said.code == 1 and "keep.json exists" in said.err and not Path("o").exists()
+    assert Path("keep.json").read_text() == "mine"
+    assert command("s.csv", "--npz", "keep.json", "--overwrite").code == 0
 
 
 def test_scores_that_have_changed_need_overwrite(command: Command) -> None:
@@ -74,6 +97,12 @@ def test_scores_that_have_changed_need_overwrite(command: Command) -> None:
     write_scores(Path("s.csv"), drawn(seed=1))
     said = command("s.csv", *BASE)
     assert said.code == 1 and "other scores than s.csv holds now" in said.err
+
+
+def test_a_folder_in_the_place_of_a_file_is_no_calibration(command: Command) -> None:
+    Path("o/thresholds.json").mkdir(parents=True)
+    said = command("s.csv", *BASE, "--out", "o")
+    assert said.code == 1 and "o holds thresholds.json, and no calibration" in said.err
 
 
 @pytest.mark.parametrize("name", ["thresholds.json", "notes.txt", ".hidden"])
@@ -98,7 +127,9 @@ def test_another_application_needs_overwrite(command: Command) -> None:
         "applied_new_second",
     }
     said = command(*applied, "--from", "second", "--out", "o/applied_new")
-    assert said.code == 1 and "from None there, second here" in said.err
+    assert said.code == 1 and "from all there, second here" in said.err
+    said = command(*applied, "--from", "second", "--untouched")
+    assert said.code == 1 and "another application: untouched off there, on here" in said.err
     write_scores(Path("new.csv"), table.take(np.arange(len(table.splits)) > 9, [0, 1, 2, 3]))
     said = command(*applied)
     assert said.code == 1 and "another application: scores_sha256" in said.err

@@ -27,6 +27,34 @@ def test_no_seed_moves_rcps_where_all_calibrate(seed: int, command: Command) -> 
     assert first["levels"] == second["levels"] and second["choices"]["seed"] == seed
 
 
+def test_a_void_promise_excuses_no_risk(command: Command, runs: Callable[[str], Path]) -> None:
+    table = drawn(100, seed=5, first=1000)
+    table.splits[:] = "dev"
+    write_scores(Path("new.csv"), replace(table, scores=table.scores / 2, logits=None))
+    said = command("new.csv", "--apply", runs("crc") / "thresholds.json", "--out", "a").out
+    found = strict_json(Path("a/report.json"))["levels"][0]
+    assert found["realised"]["patient"]["fnr"]["value"] > 0.2 and found["notes"] == []
+    assert "No promise carries over" in said and "chance" not in said
+
+
+WAYS = {
+    "calibration": ("--alpha", 0.3, "--out", "o"),
+    "nothing certified": ("--alpha", 0.001),
+    "frontier": ("--frontier", "--from", "test"),
+    "arrays": ("--npz", "a.npz"),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_every_answer_begins_with_the_classes_and_the_notes(way: str, command: Command) -> None:
+    text = Path("s.csv").read_text(encoding="utf-8")
+    Path("s.csv").write_text(text.replace("_0001.png,00000", "_0001.png,"), encoding="utf-8")
+    lines = command("s.csv", *WAYS[way], "--resplits", 0).out.splitlines()
+    assert lines[0] == "Classes that count (3): Effusion, Mass, Hernia."
+    assert sum("spelled in several ways" in line for line in lines) == 1
+    assert sum("No Finding takes no part" in line for line in lines) == 1
+
+
 def test_the_seed_of_the_cut_is_to_be_chosen_beforehand(command: Command) -> None:
     said = command("s.csv", "--alpha", 0.2, "--resplits", 0, "--seed", 4, "--out", "o")
     assert "--seed 4 drew who calibrates: choose the seed before looking at results" in said.out
@@ -66,6 +94,11 @@ def test_an_application_asks_for_fresh_rows_as_well(
     said = command(*apply, "--from", "dev", "--untouched", "--out", "b")
     assert strict_json(Path("b/report.json"))["promise_holds"] is True
     assert "declared by --untouched: the rows of the split dev" in said.out
+    table = drawn(100, seed=5, first=1000)
+    table.splits = None
+    write_scores(Path("none.csv"), table)
+    none = ("none.csv", "--apply", runs("crc") / "thresholds.json", "--from", "dev", "--untouched")
+    assert command(*none, "--out", "d").code == 1 and not Path("d").exists()
     without_labels(Path("new.csv"), Path("new.csv"))
     assert "rows of the split dev" in command(*apply, "--out", "c").out
 
@@ -132,7 +165,7 @@ def test_a_half_above_alpha_is_explained_where_there_is_one(command: Command) ->
         said = command("s.csv", *words).out
         found = strict_json(Path(str(seed), "report.json"))["levels"][0]["realised"]["patient"]
         above.append(found["fnr"]["value"] > 0.2)
-        sentence = f"by patient the FNR is {found['fnr']['value']:.3f} on this half, above alpha"
+        sentence = f"by patient the FNR is {found['fnr']['value']:.3f} on these rows, above alpha"
         assert (sentence in said) == above[-1]
     assert True in above and False in above
 

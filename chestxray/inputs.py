@@ -7,16 +7,17 @@ import pandas as pd
 from torch import nn
 
 from chestxray.checkpoints.checkpoint import Checkpoint
-from chestxray.checkpoints.lookup import Opened, open_to_resume, open_to_test
+from chestxray.checkpoints.lookup import Opened, open_to_resume, open_to_test, read_split
 from chestxray.data.cache import describe_shallow, load_images
 from chestxray.data.entries import Entries, read_entries
-from chestxray.data.splits import assign_splits
+from chestxray.data.splits import assign_splits, count_seen
 from chestxray.data.summary import describe_change, summary
 from chestxray.data.workset import Workset, keep_readable
 from chestxray.models.network import weights_digest
 from chestxray.options import Options
 from chestxray.runtime.cli import say
 from chestxray.runtime.job import Job
+from chestxray.runtime.text import plural
 from chestxray.scores import ScoresOrigin
 
 
@@ -76,11 +77,34 @@ def read_rows(options: Options, opened: Opened | None) -> tuple[Entries, pd.Data
         found, split, options.split_seed, options.test, options.same_patients
     )
     say(*notes, summary(rows, options.test))
+    if opened is None:
+        say(_describe_weights(options.weights, rows))
     if options.test and options.split != "all":
         rows = rows[rows["split"] == options.split]
     if rows.empty:
         raise ValueError(f"no image of {options.data_path} is in the split {options.split!r}")
     return found, rows
+
+
+def _describe_weights(weights: str, rows: pd.DataFrame) -> str | None:
+    """Warn where the weights of a file know patients that are held out here."""
+    if weights in ("imagenet", "none"):
+        return None
+    path = Path(weights)
+    if not path.exists():
+        raise FileNotFoundError(
+            f"the weights {path} were not found; --weights takes imagenet, none or a file"
+        )
+    split = read_split(path)
+    if split is None:
+        return f"weights from {path}, which does not say which images they were trained on"
+    seen = count_seen(rows, split)
+    if not seen:
+        return f"weights from {path}; it trained on no patient that is held out here"
+    return (
+        f"warning: weights from {path}, trained or chosen on {plural(seen, 'patient')} of "
+        "validation and test here: their scores are no test; the same --split-seed keeps them apart"
+    )
 
 
 def read_images(options: Options, rows: pd.DataFrame, job: Job) -> Workset:
@@ -119,13 +143,19 @@ def check_same(
 
 
 def scores_origin(options: Options, opened: Opened, path: Path) -> ScoresOrigin:
-    """The origin of a scores CSV, as its metrics file states it."""
+    """Say and return what a scores CSV comes from, as its metrics file states it."""
     stored = opened.checkpoint
-    return ScoresOrigin(
+    origin = ScoresOrigin(
         scores=path.name,
         checkpoint=opened.path.name,
         split=options.split,
         run_id=opened.run_id,
         stage=stored.stage if stored else None,
         epochs_done=stored.epochs_done if stored else None,
+        data_path=options.data_path,
+        subset=options.subset,
+        bits=options.bits,
+        same_patients=options.same_patients,
     )
+    say(*(f"note: {note}" for note in origin.notes[1:]))
+    return origin

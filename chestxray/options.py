@@ -168,9 +168,9 @@ def parse_options(argv: list[str]) -> Options:
     """The options of a command line; wrong usage is said in a line and exits with 2."""
     parser = build_parser()
     args, typed = parser.parse(argv)
-    for name in ("resume", "ckpt"):
-        if typed.get(name) == "":
-            parser.error(f"--{name} is followed by an empty name")
+    for name, value in typed.items():
+        if value == "":
+            parser.error(f"{_flag(name)} is followed by an empty name")
     if isinstance(args.resume, str):
         if args.ckpt not in (None, args.resume):
             parser.error(

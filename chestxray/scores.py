@@ -8,6 +8,7 @@ threshold of 0.18.
 """
 
 import json
+import os
 import re
 import shlex
 from collections.abc import Callable, Mapping
@@ -117,6 +118,7 @@ class ScoresOrigin:
         checkpoint: name of the checkpoint's file.
         split: "train", "val", "test" or "all".
         run_id, stage, epochs_done: of the checkpoint; None where it does not say.
+        data_path, subset, bits, same_patients: the options that say which images these are.
     """
 
     scores: str
@@ -125,11 +127,22 @@ class ScoresOrigin:
     run_id: str | None
     stage: int | None
     epochs_done: int | None
+    data_path: str
+    subset: str | None
+    bits: int
+    same_patients: bool
 
     @property
-    def chose_the_epoch(self) -> bool:
-        """Return whether the epoch of the checkpoint was chosen on some of these images."""
-        return self.split in ("val", "all") and self.checkpoint == "best.pth"
+    def notes(self) -> list[str]:
+        """What a reader of these scores must know."""
+        notes = ["the scores are sigmoids of logits: they rank images and are not probabilities"]
+        if self.split in ("train", "all"):
+            notes.append(
+                "the network was trained on some of these images: their metrics are no test"
+            )
+        if self.split in ("val", "all") and self.checkpoint == "best.pth":
+            notes.append("validation scores: the epoch was chosen on these images")
+        return notes
 
 
 def write_metrics(path: Path, origin: ScoresOrigin, metrics: Mapping[str, object]) -> Path:
@@ -143,39 +156,41 @@ def write_metrics(path: Path, origin: ScoresOrigin, metrics: Mapping[str, object
     Returns:
         The path of the metrics file.
     """
-    notes = ["the scores are sigmoids of logits: they rank images and are not probabilities"]
-    if origin.chose_the_epoch:
-        notes.append("validation scores: the epoch was chosen on these images")
     beside = metrics_path(path)
     with whole_file(beside) as file:
-        json.dump({**asdict(origin), **metrics, "notes": notes}, file, indent=2)
+        json.dump({**asdict(origin), **metrics, "notes": origin.notes}, file, indent=2)
         file.write("\n")
     return beside
 
 
 def refuse_foreign_files(path: Path, origin: ScoresOrigin) -> None:
-    """Refuse to replace scores or metrics of another checkpoint or split.
+    """Refuse to replace scores or metrics of another checkpoint, split or data folder.
 
     Raises:
         FileExistsError: such a file exists.
     """
     beside = metrics_path(path)
     found = [file for file in (path, beside) if file.exists()]
-    if found and not _has_origin(beside, origin):
+    differing = _differing(beside, origin) if found else None
+    if differing:
         raise FileExistsError(
-            f"{found[0]} exists and belongs to another run, checkpoint or split; --scores FILE "
-            "names another file, --overwrite replaces this one"
+            f"{found[0]} exists and belongs to another {differing}; --scores FILE names another "
+            "file, --overwrite replaces this one"
         )
 
 
-def _has_origin(metrics: Path, origin: ScoresOrigin) -> bool:
-    """Return whether a metrics file is of this checkpoint and split; its epochs may differ."""
-    names = ("run_id", "checkpoint", "split", "scores")
+def _differing(metrics: Path, origin: ScoresOrigin) -> str | None:
+    """What a metrics file has other than this origin, its epochs aside; None where nothing."""
+    words = {"run_id": "run", "data_path": "data folder", "same_patients": "choice of patients"}
+    names = ("run_id", "checkpoint", "split", "scores", "subset", "bits", "same_patients")
     try:
         found = json.loads(metrics.read_text(encoding="utf-8"))
-        return all(found[name] == getattr(origin, name) for name in names)
+        differing = [name for name in names if found[name] != getattr(origin, name)]
+        if os.path.realpath(found["data_path"]) != os.path.realpath(origin.data_path):
+            differing.append("data_path")
     except (FileNotFoundError, ValueError, KeyError, TypeError):  # not a metrics file of ours
-        return False
+        return "program or version"
+    return ", ".join(words.get(name, name) for name in differing) or None
 
 
 def read_scores(
@@ -277,11 +292,12 @@ def _classes(path: Path, content: bytes, labels: bool) -> tuple[str, ...]:
             f"{path} is not a scores CSV: it needs columns image, y_<class> and p_<class> and has "
             f"{join_limited(header) or 'none'}{_renames(header)}"
         )
-    unsafe = [name for name in named["p_"] if not is_harmless(name)]
-    if unsafe or "" in named["p_"]:
+    unsafe = [n for n in named["p_"] if not n.strip() or "|" in n or not is_harmless(n)]
+    if unsafe:
         raise ValueError(
-            f"{path}: a class without a name, with a control character, or that begins like a "
-            f"formula with - = + or @: {join_limited(map(repr, unsafe or ['']))}"
+            f"{path}: a class without a name, with a control character or |, which joins the "
+            "classes of a set, or that begins like a formula with - = + or @: "
+            f"{join_limited(map(repr, unsafe))}"
         )
     for prefix in ("y_", "z_"):
         needed = prefix == "y_" and labels
@@ -300,7 +316,7 @@ def _renames(header: list[str]) -> str:
         f"{theirs} to {ours}"
         for ours, names in _OTHER_COLUMNS.items()
         for theirs in header
-        if ours not in header and theirs.casefold() in names
+        if ours not in header and theirs.casefold() in (ours, *names)
     ]
     prefixed = {
         theirs: ours
@@ -373,7 +389,13 @@ def _read_label(text: str) -> float:
 def _read_p(path: Path, frame: pd.DataFrame, classes: tuple[str, ...]) -> np.ndarray:
     scores = _numbers(path, frame, "p_", classes)
     valid = (scores >= 0) & (scores <= 1)
-    _check_cells(path, frame["image"], frame[_names("p_", classes)], valid, "is not in [0, 1]")
+    _check_cells(
+        path,
+        frame["image"],
+        frame[_names("p_", classes)],
+        valid,
+        "is not in [0, 1], as sigmoids and probabilities are",
+    )
     return scores
 
 

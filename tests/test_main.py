@@ -40,6 +40,8 @@ def one_or_two_lines(text: str) -> bool:
         ("--stage 2 --test --ckpt a.pth", "--stage 2 is for training"),
         ("--resume=", "--resume is followed by an empty name"),
         ("--test --ckpt=", "--ckpt is followed by an empty name"),
+        ("--output-dir=", "--output-dir is followed by an empty name"),
+        ("--data_path=", "--data-path is followed by an empty name"),
         ("--test --ckpt a.pth --scores s.csv.gz", "s.csv.gz does not end in .csv"),
         ("--seed 4294967296", "0 to 4294967295"),
         ("--resume --test --ckpt a.pth", "give one of them"),
@@ -487,7 +489,7 @@ def test_scores_of_something_else_are_not_replaced_unasked(
     Path("mine.csv").write_text("precious")
     words = ("--test", "--ckpt", two_epochs / "last.pth", "--scores", "mine.csv", "--no-cache")
     assert chest(*words) == 1
-    assert "mine.csv exists and belongs to another run" in capsys.readouterr().err
+    assert "mine.csv exists and belongs to another program" in capsys.readouterr().err
     assert Path("mine.csv").read_text() == "precious"
     assert chest(*words, "--overwrite", "--split", "all") == 0
     assert len(read_scores(Path("mine.csv")).image_names) == 60
@@ -522,7 +524,7 @@ def test_broken_images_stop_the_run_all_named_or_are_left_out(
     assert all(path.name in said for path in broken) and one_or_two_lines(said)
     assert not list(Path("checkpoints").glob("*.pth"))
     assert chest(*SMALL, "--epochs", 1, "--skip-bad-images") == 0
-    assert "2 images cannot be read and left out:" in capsys.readouterr().out
+    assert "2 images cannot be read and are left out:" in capsys.readouterr().out
     for path in broken[0].parent.iterdir():
         shutil.copy(path, Path(path.name))
         path.write_bytes(b"")
@@ -545,6 +547,24 @@ def test_one_run_at_a_time_holds_an_output_folder(
     with folder_lock(Path("checkpoints")):
         assert chest("--data_path", drawn, *SMALL) == 1
     assert f"in use by process {os.getpid()}" in capsys.readouterr().err
+
+
+def test_weights_that_have_seen_a_patient_held_out_are_warned_of(
+    chest: Chest, drawn: Path, two_epochs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As if the run of the weights had had another split, with a patient for training."""
+    held = load_plain(two_epochs / "last.pth")
+    patient = held["split"]["test"]["patients"].split("\n")[0]
+    train = held["split"]["train"]["patients"]
+    words = ("--data_path", drawn, "--weights", "w.pth", "--size", 32, "--bs", 16, "--epochs", 1)
+    for swapped in (False, True):
+        if swapped:
+            held["split"]["train"]["patients"] = train.replace(train.split("\n")[0], patient)
+        torch.save(held, "w.pth")
+        assert chest(*words, "--no-cache", "--overwrite") == 0
+        said = capsys.readouterr().out
+        assert ("trained or chosen on 1 patient of validation and test here" in said) == swapped
+        assert ("it trained on no patient that is held out here" in said) != swapped
 
 
 def test_weights_from_a_file_start_the_run(chest: Chest, drawn: Path, two_epochs: Path) -> None:

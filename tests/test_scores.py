@@ -105,7 +105,7 @@ def test_scores_of_other_models_are_read_with_any_classes(
         ("image,y_A,p_A\na,0,\n", "p_A of a is not a finite number: ''"),
         ("image,y_A,p_A\na,0,x\n", "p_A of a is not a finite number: 'x'"),
         ("image,y_A,p_A\na,0,0.5\nb,0,1.5\n", r"p_A of b is not in \[0, 1\]"),
-        ("image,y_A,p_A\na,0,1.00000002\n", r"p_A of a is not in \[0, 1\]: .*1.00000002"),
+        ("image,y_A,p_A\na,0,1.00000002\n", r"p_A of a is not in \[0, 1\].*1.00000002"),
         ("image,y_A,p_A\na,0,-1e-50\n", r"is not in \[0, 1\]"),
         ("image,y_A,p_A\na,0,-0.1\n", r"is not in \[0, 1\]"),
         ("image,y_A,p_A\na,2,0.5\n", "y_A of a is neither 0 nor 1"),
@@ -205,6 +205,18 @@ def test_the_metrics_lie_beside_the_scores(tmp_path: Path) -> None:
     assert metrics_path(tmp_path / "mine.csv") == tmp_path / "mine_metrics.json"
 
 
+def origin(**changes: object) -> ScoresOrigin:
+    nothing = ScoresOrigin("s.csv", "a.pth", "test", "r", 1, 4, "data", None, 16, False)
+    return replace(nothing, **changes)
+
+
+@pytest.mark.parametrize(("split", "noted"), [("train", True), ("all", True), ("test", False)])
+def test_scores_of_training_images_carry_a_note(split: str, noted: bool, tmp_path: Path) -> None:
+    beside = write_metrics(tmp_path / "s.csv", origin(split=split), {})
+    notes = json.loads(beside.read_text())["notes"]
+    assert any("trained on some of these images" in note for note in notes) == noted
+
+
 def test_validation_scores_of_the_best_epoch_carry_a_note(tmp_path: Path) -> None:
     for name, split, noted in (
         ("best.pth", "val", True),
@@ -212,9 +224,7 @@ def test_validation_scores_of_the_best_epoch_carry_a_note(tmp_path: Path) -> Non
         ("last.pth", "val", False),
     ):
         path = tmp_path / "s.csv"
-        beside = write_metrics(
-            path, ScoresOrigin("s.csv", name, split, "r", 1, 4), {"mean_auc": None}
-        )
+        beside = write_metrics(path, origin(checkpoint=name, split=split), {"mean_auc": None})
         found = json.loads(beside.read_text())
         assert any("chosen on these images" in note for note in found["notes"]) == noted
         assert (found["checkpoint"], found["split"], found["run_id"]) == (name, split, "r")
@@ -222,7 +232,7 @@ def test_validation_scores_of_the_best_epoch_carry_a_note(tmp_path: Path) -> Non
 
 def test_only_scores_of_the_same_origin_are_replaced(tmp_path: Path) -> None:
     path = tmp_path / "s.csv"
-    mine = ScoresOrigin("s.csv", "a.pth", "test", "mine", 1, 1)
+    mine = origin(run_id="mine", data_path=str(tmp_path))
     refuse_foreign_files(path, mine)
     path.write_text("somebody's table")
     with pytest.raises(FileExistsError, match="--overwrite"):
@@ -230,8 +240,17 @@ def test_only_scores_of_the_same_origin_are_replaced(tmp_path: Path) -> None:
     write_metrics(path, mine, {})
     refuse_foreign_files(path, mine)
     refuse_foreign_files(path, replace(mine, epochs_done=2))
-    for change in ({"run_id": "another"}, {"checkpoint": "b.pth"}, {"split": "val"}):
-        with pytest.raises(FileExistsError, match="belongs to another run, checkpoint or split"):
+    refuse_foreign_files(path, replace(mine, data_path=f"{tmp_path}/."))
+    for change, word in (
+        ({"run_id": "another"}, "run"),
+        ({"checkpoint": "b.pth"}, "checkpoint"),
+        ({"split": "val"}, "split"),
+        ({"data_path": "elsewhere"}, "data folder"),
+        ({"subset": "few.txt"}, "subset"),
+        ({"bits": 12}, "bits"),
+        ({"same_patients": True}, "choice of patients"),
+    ):
+        with pytest.raises(FileExistsError, match=f"belongs to another {word}; --scores FILE"):
             refuse_foreign_files(path, replace(mine, **change))
     path.unlink()
     with pytest.raises(FileExistsError, match="s_metrics.json"):
@@ -247,6 +266,8 @@ def test_only_scores_of_the_same_origin_are_replaced(tmp_path: Path) -> None:
         (",00000007,", ",-7,", "patient with a control"),
         ("_Mass", "_=cmd", "that begins like a formula.*'=cmd'"),
         ("_Mass", "_", "a class without a name"),
+        ("_Mass", "_ ", "a class without a name"),
+        ("_Mass", "_a|b", r"or \|, which joins the classes of a set.*'a\|b'"),
     ],
 )
 def test_text_that_a_spreadsheet_would_run_is_refused(

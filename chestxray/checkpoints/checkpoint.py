@@ -198,8 +198,8 @@ def _describe_foreign(path: Path, content: Any) -> str:
     state = "its optimizer state is not ours" if held else "it has no optimizer state"
     return (
         f"{path} is not a checkpoint of this program (it has no format) and cannot be resumed: "
-        f"{state}; --weights {path} starts a new run with the weights of a ResNet-50, and --test "
-        "scores them"
+        f"{state}; if its weights are a ResNet-50's, --weights {path} starts a new run with them, "
+        "and --test scores them"
     )
 
 

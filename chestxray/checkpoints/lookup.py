@@ -85,6 +85,17 @@ def open_to_test(name: str, folder: Path) -> Opened:
     return _fitted(path, verified(path, content), notes)
 
 
+def read_split(path: Path) -> Split | None:
+    """The split that the weights of a checkpoint were trained on; None for weights of others.
+
+    Raises:
+        FileNotFoundError, ValueError: see foreign.read and verified.
+    """
+    content = foreign.read(path)
+    ours = isinstance(content, dict) and "format" in content
+    return verified(path, content).split if ours else None
+
+
 def read_run_id(path: Path) -> str | None:
     """Read the run id of a checkpoint without its tensors; None where the file has none."""
     try:

@@ -3,6 +3,7 @@
 import argparse
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 
@@ -68,12 +69,13 @@ def select(table: Scores, args: argparse.Namespace) -> Scores:
     """The rows of the split that is asked for."""
     notes = (*table.notes, *left_out_note(table.excluded))
     if table.splits is None:
-        if args.untouched:
-            raise ValueError(f"{args.csv} has no split column: leave --untouched out")
+        if args.split:
+            raise ValueError(f"{args.csv} has no split column: leave --from out")
         count = plural(len(table.image_names), "row")
         notes += (f"{args.csv} has no split column: all {count} are used",)
     split = args.split or ("val" if args.frontier else FRESH)
-    table = take_split(args.csv, table, split)
+    chosen, more = leave_out_shared(args.csv, table, take_split(args.csv, table, split))
+    notes += more
     classes = (*table.classes, *table.excluded)
     unknown = sorted(set(args.exclude) - set(classes))
     if unknown:
@@ -82,7 +84,28 @@ def select(table: Scores, args: argparse.Namespace) -> Scores:
         )
     if args.unit == "patient" and table.patients is None:
         raise ValueError(f"{args.csv} has no patient column: --unit image must be typed")
-    return replace(table, notes=notes)
+    return replace(chosen, notes=notes)
+
+
+def leave_out_shared(source: Path, table: Scores, chosen: Scores) -> tuple[Scores, tuple[str, ...]]:
+    """The chosen rows without patients who are in another split too; and a note on these."""
+    keys, own = table.patient_keys, chosen.patient_keys
+    if table.splits is None or keys is None or own is None or chosen.splits is None:
+        return chosen, ()
+    elsewhere = np.isin(own, keys[table.splits != chosen.splits[0]])
+    if elsewhere.all():
+        raise ValueError(
+            f"{source}: every patient of the split {chosen.splits[0]} is in others too"
+        )
+    if not elsewhere.any():
+        return chosen, ()
+    names = plural(len(np.unique(own[elsewhere])), "patient")
+    example = chosen.patients[elsewhere][0] if chosen.patients is not None else ""
+    rest = chosen.take(~elsewhere, list(range(len(chosen.classes))))
+    return rest, (
+        f"{names} with {plural(int(elsewhere.sum()), 'image')} left out, {example} for example: "
+        "they are in another split too",
+    )
 
 
 def draw_calibration(rows: Rows, config: Config) -> np.ndarray:

@@ -97,7 +97,7 @@ def parse_options(argv: list[str]) -> argparse.Namespace:
     """The options of a command line; wrong usage is said in a line and exits with 2."""
     parser = build_parser()
     args, typed = parser.parse(argv)
-    fault = _apply_fault(typed) if args.apply else _contradiction(args)
+    fault = _apply_fault(typed) if args.apply else _contradiction(args, typed)
     if args.untouched and not args.split:
         fault = "--untouched declares the rows of a split: add --from NAME"
     if fault:
@@ -112,7 +112,7 @@ def _apply_fault(typed: dict[str, object]) -> str:
     return f"--apply brings its options along: leave {other[0]} out" if other else ""
 
 
-def _contradiction(args: argparse.Namespace) -> str:
+def _contradiction(args: argparse.Namespace, typed: dict[str, object]) -> str:
     """The fault of a combination of flags; "" where there is none."""
     config = config_of(args)
     rules = {
@@ -128,6 +128,10 @@ def _contradiction(args: argparse.Namespace) -> str:
         f"--npz {args.npz} is the scores file itself": (
             args.npz and args.npz.resolve() == args.csv.resolve()
         ),
+        "--delta goes with --method rcps or ltt: crc promises an expectation": (
+            "delta" in typed and config.method == "crc"
+        ),
+        "--fwer goes with --method ltt": "fwer" in typed and config.method != "ltt",
         _method_fault(config): _method_fault(config),
     }
     return next((message for message, broken in rules.items() if broken), "")
@@ -302,7 +306,7 @@ docs/risk-control.md explains what is promised, and what is not.""",
     )
     other = parser.add_argument_group("instead of a calibration")
     other.add_argument(
-        "--frontier", action="store_true", help="print what each level costs, and write nothing"
+        "--frontier", action="store_true", help="print what each level costs, and calibrate nothing"
     )
     other.add_argument(
         "--apply",

@@ -26,7 +26,7 @@ from chestxray.labels import is_no_finding
 from chestxray.runtime.text import join_limited, plural
 from chestxray.scores import Scores
 
-_MANY_EMPTY = 0.2  # share of empty sets from which an FDR is to be read beside that of the others
+_MANY = 0.2  # share of empty or full sets above which it is said
 
 
 @dataclass(frozen=True)
@@ -179,7 +179,7 @@ def make_entry(
         return Entry(certificate, classes, promise)
     sets = prediction_sets(eval_rows.scores, certificate)
     found = realised(eval_rows, sets, config)
-    notes = [] if caveat else _above_alpha(found, certificate, config)
+    notes = _full_sets(found) + ([] if caveat else _above_alpha(found, certificate, config))
     shares = per_class(eval_rows, sets, classes, config.seed)
     return Entry(certificate, classes, promise, found, shares, tuple(notes))
 
@@ -189,20 +189,29 @@ def _above_alpha(
 ) -> list[str]:
     """Say why a realised risk may lie above alpha, where one does."""
     risk, alpha = config.target_risk.abbreviation, float(certificate.alpha)
-    own, by_image = (found[name].risks[config.risk].value for name in (config.unit, "image"))
+    by_image = found["image"].risks[config.risk].value
+    own = by_image if config.unit == "image" else found["patient"].risks[config.risk].value
     if config.per_class or own is None or by_image is None:
         return []
-    if own > alpha:
+    if round(own, 3) > alpha:
         return [
             f"by {config.unit} the {risk} is {own:.3f} on these rows, above alpha: the promise is "
             "about the risk of new ones, and a finite number of rows errs by chance"
         ]
-    if by_image > alpha:
+    if round(by_image, 3) > alpha:
         return [
             f"by image the {risk} is {by_image:.3f}, above alpha: the promise is by patient, where "
             "one with many images weighs as much as one with a single image"
         ]
     return []
+
+
+def _full_sets(found: dict[str, SetMetrics]) -> list[str]:
+    """Say that many sets hold every class, where they do."""
+    full = found["image"].full.value or 0
+    if full <= _MANY:
+        return []
+    return [f"{full:.0%} of the sets hold every class, and so say nothing about their image"]
 
 
 def empty_set_warnings(entries: list[Entry], config: Config) -> list[str]:
@@ -212,7 +221,7 @@ def empty_set_warnings(entries: list[Entry], config: Config) -> list[str]:
     said = []
     for entry in entries:
         found = (entry.realised or {}).get("image")
-        if found is None or (found.empty.value or 0) <= _MANY_EMPTY:
+        if found is None or (found.empty.value or 0) <= _MANY:
             continue
         said.append(
             f"alpha {entry.certificate.alpha}: {found.empty.value:.0%} of the evaluation sets are "
@@ -327,18 +336,25 @@ def _entry_lines(entry: Entry, report: Report) -> list[str]:
 
 
 def spread_lines(entry: Entry, config: Config) -> list[str]:
-    """The range of the risk of single calibrations of this size."""
+    """The range of the risk of single calibrations of this size, by CRC."""
     risk, alpha = config.target_risk.abbreviation, entry.certificate.alpha
+    if config.method != "crc":
+        return []
+    if entry.spread is None:
+        units = plural(entry.certificate.n_units, config.unit)
+        return [f"{units} are too few to tell the range of {risk} of single calibrations"]
     begin = f"single calibrations of this size have {risk}"
     if not isinstance(entry.spread, dict):
-        return [f"{begin} {_spread(entry.spread, alpha)}"] if entry.spread else []
-    known = {name: found for name, found in entry.spread.items() if found}
-    width = max(map(len, known), default=0)
-    rows = [f"  {name:<{width}} {_spread(found, alpha)}" for name, found in known.items()]
-    return [f"{begin} of each class", *rows] if rows else []
+        return [f"{begin} {_spread(entry.spread, alpha)}"]
+    width = max(map(len, entry.spread))
+    return [f"{begin} of each class"] + [
+        f"  {name:<{width}} {_spread(found, alpha)}" for name, found in entry.spread.items()
+    ]
 
 
-def _spread(found: Spread, alpha: str) -> str:
+def _spread(found: Spread | None, alpha: str) -> str:
+    if found is None:
+        return "not known: too few have it"
     low, high = found.interval
     return f"{low:.3f} to {high:.3f} (95 %), {found.above_alpha:.0%} of them above {alpha}"
 
@@ -353,7 +369,7 @@ def _spread_section(entry: Entry, config: Config) -> list[str]:
         "|---|---|",
     ]
     return page + [
-        f"| {name} | {_spread(found, entry.certificate.alpha) if found else 'n/a'} |"
+        f"| {name} | {_spread(found, entry.certificate.alpha)} |"
         for name, found in entry.spread.items()
     ]
 

@@ -89,6 +89,8 @@ def read(path: Path) -> StoredThresholds:
         FileNotFoundError: it is not there.
         ValueError: it is not one; says why.
     """
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder: name the thresholds.json in it")
     content = path.read_bytes()
     try:
         stored = json.loads(content.decode(), parse_constant=_refuse_constant)

@@ -120,7 +120,7 @@ def describe_broken(broken: dict[str, str]) -> str:
 def describe_skipped(broken: dict[str, str]) -> list[str]:
     """The images that cannot be read and are left out, one per line."""
     return [
-        f"{plural(len(broken), 'image')} cannot be read and left out:",
+        f"{plural(len(broken), 'image')} cannot be read and are left out:",
         *(f"  {path}: {reason}" for path, reason in sorted(broken.items())),
     ]
 
@@ -132,7 +132,7 @@ def describe_shallow(shallow: list[str]) -> str | None:
     names = join_limited(map(os.path.basename, sorted(shallow)), most=3)
     return (
         f"warning: no value above 4,095 in {plural(len(shallow), 'image')} of 16 bits ({names}), "
-        "which makes near-black; if the values have 12 bits, --bits 12 makes 4,095 white"
+        "so they come out nearly black; if the values have 12 bits, --bits 12 makes 4,095 white"
     )
 
 

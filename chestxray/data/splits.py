@@ -285,6 +285,21 @@ def rows_digest(rows: pd.DataFrame) -> str:
     return f"{len(rows):,}, {hashlib.sha256(names + labels).hexdigest()[:16]}"
 
 
+def count_seen(rows: pd.DataFrame, seen: Split) -> int:
+    """Count test patients whom weights have seen, and validation patients who trained them.
+
+    Args:
+        rows: columns image, patient and split.
+        seen: of the weights; without an image of these rows, equal ids are other people.
+    """
+    if {name for names in seen.image_names.values() for name in names}.isdisjoint(rows["image"]):
+        return 0
+    train, val = ({patient_key(name) for name in seen.patients[p]} for p in ("train", "val"))
+    before: dict[str, set[str]] = {"train": set(), "val": train, "test": train | val}
+    pairs = rows[["patient", "split"]].drop_duplicates().itertuples(index=False)
+    return sum(patient_key(patient) in before[part] for patient, part in pairs)
+
+
 def _keys(patients: pd.Series) -> pd.Series:
     """What patients are compared and ordered by; NIH's eight digits keep the draw of a seed."""
     return patients.map({text: nih_spelling(patient_key(text)) for text in patients.unique()})

@@ -249,7 +249,7 @@ def _check_fit(
     ]
     missing, more = sorted(expected.keys() - state.keys()), sorted(state.keys() - expected.keys())
     faults = [
-        f"{verb} {keys[0]} (of {len(keys)})"
+        f"{verb} {keys[0]}" + (f" and {len(keys) - 1:,} more" if len(keys) > 1 else "")
         for verb, keys in (("misses", missing), ("has besides", more), ("differs:", differing))
         if keys
     ]

@@ -51,7 +51,9 @@ def test_a_safetensors_file_is_read_whatever_its_name(tmp_path: Path) -> None:
             k: v.tolist() for k, v in STATE.items()
         }
         assert {value.dtype for value in found.values()} == {torch.float32}
-        with pytest.raises(ValueError, match="it has no optimizer state; --weights .* a new run"):
+        with pytest.raises(
+            ValueError, match="it has no optimizer state; .* --weights .* a new run"
+        ):
             lookup.open_to_resume(name, tmp_path)
         with pytest.raises(ValueError, match="no optimizer state: --weights .* starts a new run"):
             checkpoint.load(tmp_path / name)
@@ -101,5 +103,5 @@ def test_a_bare_state_dict_to_resume_has_no_optimizer_state(tmp_path: Path) -> N
         ({"model": STATE, "optimizer": {}}, "its optimizer state is not ours"),
     ):
         torch.save(content, path)
-        with pytest.raises(ValueError, match=f"{reason}; --weights {path} starts a new run"):
+        with pytest.raises(ValueError, match=f"{reason}; if .* --weights {path} starts a new run"):
             lookup.open_to_resume("a.pth", tmp_path)

@@ -258,5 +258,5 @@ def test_other_programs_weights_are_scored_as_ours_are(
     assert len(read_scores(Path("all.csv")).image_names) == 60
     assert chest("--resume", "--ckpt", "bare.pth", *words) == 1
     said = capsys.readouterr().err
-    assert "it has no optimizer state; --weights bare.pth starts a new run" in said
+    assert "it has no optimizer state; if its weights are a ResNet-50's, --weights bare.pth" in said
     shutil.rmtree("checkpoints")

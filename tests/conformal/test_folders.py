@@ -19,13 +19,11 @@ NAMED = {  # choices that the default folder's name tells apart
 DIFFERING = {  # choices that it does not, and how the refusal names them
     "alpha": (("--alpha", 0.2), "--alpha 0.3 there, 0.2 here"),
     "a further alpha": (("--alpha", 0.3, 0.4), "--alpha 0.3 there, 0.3 0.4 here"),
-    "delta": (("--delta", 0.2), "--delta 0.1 there, 0.2 here"),
     "unit": (("--unit", "image"), "--unit patient there, image here"),
     "seed": (("--seed", 1), "--seed 0 there, 1 here"),
     "cal-fraction": (("--cal-fraction", 0.4), "--cal-fraction 0.5 there, 0.4 here"),
     "no-positive": (("--no-positive", "zero"), "--no-positive drop there, zero here"),
     "empty": (("--empty", 1), "--empty 0 there, 1 here"),
-    "fwer": (("--fwer", "holm"), "--fwer fst there, holm here"),
     "exclude": (("--exclude", "Mass"), "--exclude nothing there, Mass here"),
     "no finding": (("--include-no-finding",), "--include-no-finding off there, on here"),
     "resplits": (("--resplits", 2), "--resplits 0 there, 2 here"),
@@ -62,6 +60,14 @@ def test_another_calibration_needs_overwrite(what: str, command: Command) -> Non
         everything()[Path("s_fnr_crc/thresholds.json")]
         != (before[Path("s_fnr_crc/thresholds.json")])
     )
+
+
+def test_the_choices_of_ltt_need_overwrite_too(command: Command) -> None:
+    words = (*BASE, "--method", "ltt")
+    assert command("s.csv", *words).code == 0
+    for more in (("--delta", 0.2), ("--fwer", "holm")):
+        said = command("s.csv", *words, *more)
+        assert said.code == 1 and f"another calibration: {more[0]} " in said.err
 
 
 def test_the_same_calibration_again_is_no_other(command: Command) -> None:

@@ -55,6 +55,38 @@ def test_every_answer_begins_with_the_classes_and_the_notes(way: str, command: C
     assert sum("No Finding takes no part" in line for line in lines) == 1
 
 
+def test_a_patient_of_two_splits_is_left_out(command: Command) -> None:
+    table = drawn()
+    table.splits[[0, 1, 300]] = "train"
+    write_scores(Path("s.csv"), table)
+    words = ("--alpha", 0.3, "--resplits", 0)
+    said = command("s.csv", *words, "--out", "o")
+    shared = set(table.patients[[0, 1, 300]]) & set(np.delete(table.patients, [0, 1, 300]))
+    used = {row["patient"] for row in rows_of(Path("o/sets.csv"))}
+    assert shared and not used & shared and len(used | shared) == len(set(table.patients))
+    assert f"{len(shared)} patient" in said.out and "they are in another split too" in said.out
+    table.splits[np.arange(len(table.splits)) % 2 == 0] = "train"
+    table.patients[:] = "1"
+    write_scores(Path("s.csv"), table)
+    said = command("s.csv", *words, "--out", "p")
+    assert said.code == 1 and "every patient of the split test is in others too" in said.err
+
+
+def test_few_patients_have_no_range(command: Command) -> None:
+    write_scores(Path("s.csv"), drawn(30))
+    said = command("s.csv", "--alpha", 0.2, "--resplits", 0, "--out", "o")
+    (level,) = strict_json(Path("o/report.json"))["levels"]
+    assert level["n_units"] < 20 and level["single_calibrations"] is None
+    assert "are too few to tell the range of FNR of single calibrations" in said.out
+
+
+def test_full_sets_are_said(command: Command) -> None:
+    table = drawn()
+    write_scores(Path("s.csv"), replace(table, scores=np.zeros_like(table.scores), logits=None))
+    said = command("s.csv", "--alpha", 0.2, "--resplits", 0, "--out", "o")
+    assert said.code == 0 and "100% of the sets hold every class, and so say nothing" in said.out
+
+
 def test_the_seed_of_the_cut_is_to_be_chosen_beforehand(command: Command) -> None:
     said = command("s.csv", "--alpha", 0.2, "--resplits", 0, "--seed", 4, "--out", "o")
     assert "--seed 4 drew who calibrates: choose the seed before looking at results" in said.out

@@ -24,7 +24,10 @@ WRONG_USAGE = {
     "one alpha of many": (("--alpha", 0.1, 1.5), "'1.5' is not a number above 0 and below 1"),
     "a fraction by zero": (("--alpha", "1/0"), "'1/0' is not a number above 0 and below 1"),
     "two in one word": (("--alpha", "0.1,0.2"), "'0.1,0.2' is not a number"),
-    "delta 1": (("--alpha", 0.1, "--delta", 1), "'1' is not a number above 0 and below 1"),
+    "delta 1": (
+        ("--alpha", 0.1, "--method", "rcps", "--delta", 1),
+        "'1' is not a number above 0 and below 1",
+    ),
     "fst begins at empty sets": (
         ("--risk", "fdr", "--alpha", 0.5, "--empty", 1, "--fwer", "fst"),
         "--fwer holm",
@@ -34,10 +37,12 @@ WRONG_USAGE = {
     "alpha with apply": (("--alpha", 0.5, "--apply", "t.json"), "--alpha"),
     "another seed with apply": (("--apply", "t.json", "--seed", 1), "--seed"),
     "frontier on the rows to calibrate": (("--alpha", 0.1, "--frontier"), "--frontier is for"),
-    "confidence for delta": (("--alpha", 0.1, "--delta", 0.95), "below 0.5"),
+    "confidence for delta": (("--alpha", 0.1, "--method", "ltt", "--delta", 0.95), "below 0.5"),
     "another risk with apply": (("--apply", "t.json", "--risk", "fdr"), "--risk"),
     "cal-fraction 0": (("--alpha", 0.1, "--cal-fraction", 0), "'0' is not"),
     "an unknown method": (("--alpha", 0.1, "--method", "CRC"), "invalid choice"),
+    "delta of an expectation": (("--alpha", 0.1, "--delta", 0.05), "--delta goes with"),
+    "fwer of another method": (("--alpha", 0.1, "--fwer", "holm"), "--fwer goes with"),
     "a flag far from all": (("--model", "resnet50"), "unknown argument --model (--help shows"),
     "a seed below 0": (("--alpha", 0.1, "--seed=-1"), "whole number"),
 }
@@ -70,6 +75,7 @@ def test_without_a_split_column_all_rows_are_used_and_it_says_so(command: Comman
     table = drawn()
     table.splits = None
     write_scores(Path("s.csv"), table)
+    assert command("s.csv", "--alpha", 0.2, "--from", "val", "--out", "o").code == 1
     said = command("s.csv", "--alpha", 0.2, "--resplits", 0, "--out", "o")
     assert said.code == 0 and f"no split column: all {len(table.image_names)} rows" in said.out
     assert len(rows_of(Path("o/sets.csv"))) == len(table.image_names)

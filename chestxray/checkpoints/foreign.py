@@ -113,8 +113,9 @@ def read_state_dict(path: Path) -> dict[str, torch.Tensor]:
         FileNotFoundError, ValueError: see read; no weights in it, not finite, or of another
             network, its head aside.
     """
-    state = state_dict_of(path, read(path))
-    _check_body(path, state)
+    content = read(path)
+    state = state_dict_of(path, content)
+    _check_body(path, state, content)
     return state
 
 
@@ -125,7 +126,7 @@ def read_foreign(path: Path, content: Any) -> ForeignWeights:
         ValueError: no weights in it, not finite, of another network or with other outputs.
     """
     state = state_dict_of(path, content)
-    _check_body(path, state)
+    _check_body(path, state, content)
     bias = state.get(default_backbone().head_names[1])
     if bias is not None and bias.shape != (len(CLASSES),):
         raise ValueError(
@@ -164,13 +165,16 @@ def state_dict_of(path: Path, content: Any) -> dict[str, torch.Tensor]:
     return state
 
 
-def _check_body(path: Path, state: dict[str, torch.Tensor]) -> None:
+def _check_body(path: Path, state: dict[str, torch.Tensor], content: Any) -> None:
     """Raise ValueError where weights, their head aside, are not this network's; name theirs."""
     try:
         check_body(state)
     except ValueError as error:
         network = recognise(state)
         theirs = f"; it looks like {network}" if network not in (None, "ResNet-50") else ""
+        name = next(map(str, _held_state(path, content)))
+        if name not in state:  # a prefix was taken off
+            theirs += f"; the names in the file are like {name}"
         raise ValueError(f"{path}: {error}{theirs}") from error
 
 

@@ -97,6 +97,8 @@ def parse_options(argv: list[str]) -> argparse.Namespace:
     """The options of a command line; wrong usage is said in a line and exits with 2."""
     parser = build_parser()
     args, typed = parser.parse(argv)
+    if args.csv is None:
+        parser.error("SCORES.csv is needed, before flags that take several words")
     fault = _apply_fault(typed) if args.apply else _contradiction(args, typed)
     if args.untouched and not args.split:
         fault = "--untouched declares the rows of a split: add --from NAME"
@@ -160,7 +162,8 @@ def share(word: str) -> str:
     except (ValueError, ZeroDivisionError):
         inside = False
     if not inside:
-        raise argparse.ArgumentTypeError(f"{word!r} is not a number above 0 and below 1")
+        hint = "; the scores stand before the flags" if ".csv" in word else ""
+        raise argparse.ArgumentTypeError(f"{word!r} is not a number above 0 and below 1{hint}")
     return word
 
 
@@ -191,7 +194,11 @@ Exit codes: 0 done, 1 wrong data, 2 wrong usage, 3 nothing can be certified at t
 docs/risk-control.md explains what is promised, and what is not.""",
     )
     parser.add_argument(
-        "csv", metavar="SCORES.csv", type=Path, help="image, patient, y_*, p_*; or .gz"
+        "csv",
+        metavar="SCORES.csv",
+        type=Path,
+        nargs="?",
+        help="image, patient, y_*, p_*; or .gz. It stands before the flags",
     )
     promise = parser.add_argument_group("the promise")
     risks = "; ".join(f"{name}: {risk.meaning}" for name, risk in RISKS.items())

@@ -224,7 +224,7 @@ def empty_set_warnings(entries: list[Entry], config: Config) -> list[str]:
         if found is None or (found.empty.value or 0) <= _MANY:
             continue
         said.append(
-            f"alpha {entry.certificate.alpha}: {found.empty.value:.0%} of the evaluation sets are "
+            f"alpha {entry.certificate.alpha}: {found.empty.value:.0%} of the sets are "
             "empty, and an empty set counts as 0 false: the FDR of the others is "
             f"{_number(found.fdr_nonempty.value)}"
         )

@@ -53,6 +53,10 @@ def test_another_network_is_answered_with_a_name_of_each_and_its_own(tmp_path: P
         foreign.read_state_dict(path)
     with pytest.raises(ValueError, match=message):
         foreign.read_foreign(path, foreign.read(path))
+    torch.save({f"module.{k}": v for k, v in torch.load(path).items()}, path)
+    theirs = r"DenseNet-121; the names in the file are like module.features.conv0.weight$"
+    with pytest.raises(ValueError, match=theirs):
+        foreign.read_state_dict(path)
 
 
 # A few names of a ResNet-50, and the same of a Sequential of its children.

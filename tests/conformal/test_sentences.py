@@ -171,7 +171,7 @@ def test_many_empty_sets_are_named_beside_their_fdr(command: Command) -> None:
     found = report["levels"][0]["realised"]["image"]
     assert found["empty"]["value"] > 0.2
     (warning,) = (text for text in report["warnings"] if "are empty" in text)
-    assert f"alpha 0.4: {found['empty']['value']:.0%} of the evaluation sets" in warning
+    assert f"alpha 0.4: {found['empty']['value']:.0%} of the sets are empty" in warning
     assert f"the FDR of the others is {found['fdr_nonempty']['value']:.3f}" in warning
     assert report["promise_holds"] and "mean false share of a set" in report["definition"]
     without = command("s.csv", "--alpha", 0.3, "--resplits", 0, "--out", "p").out

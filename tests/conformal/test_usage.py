@@ -43,6 +43,7 @@ WRONG_USAGE = {
     "an unknown method": (("--alpha", 0.1, "--method", "CRC"), "invalid choice"),
     "delta of an expectation": (("--alpha", 0.1, "--delta", 0.05), "--delta goes with"),
     "fwer of another method": (("--alpha", 0.1, "--fwer", "holm"), "--fwer goes with"),
+    "a scores file behind alpha": (("--alpha", 0.1, "s.csv"), "the scores stand before the flags"),
     "a flag far from all": (("--model", "resnet50"), "unknown argument --model (--help shows"),
     "a seed below 0": (("--alpha", 0.1, "--seed=-1"), "whole number"),
 }
@@ -55,6 +56,11 @@ def test_wrong_usage_exits_2_in_one_line_and_writes_nothing(what: str, command: 
     assert (said.code, said.out) == (2, "")
     assert said.err.count("\n") == 1 and message in said.err
     assert not Path("o").exists()
+
+
+def test_a_scores_file_swallowed_by_a_flag_is_asked_for(command: Command) -> None:
+    said = command("--exclude", "Mass", "s.csv")
+    assert said.code == 2 and "SCORES.csv is needed, before flags that take several" in said.err
 
 
 def test_flags_may_have_underscores_like_those_of_main(command: Command) -> None:

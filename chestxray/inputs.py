@@ -1,5 +1,6 @@
 """The inputs of main.py's commands: checkpoint, rows with their split, decoded images."""
 
+import os
 from functools import partial
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from chestxray.data.workset import Workset, keep_readable
 from chestxray.models.network import weights_digest
 from chestxray.options import Options
 from chestxray.runtime.cli import say
+from chestxray.runtime.files import file_digest
 from chestxray.runtime.job import Job
 from chestxray.runtime.text import plural
 from chestxray.scores import ScoresOrigin
@@ -78,7 +80,7 @@ def read_rows(options: Options, opened: Opened | None) -> tuple[Entries, pd.Data
     )
     say(*notes, summary(rows, options.test))
     if opened is None:
-        say(_describe_weights(options.weights, rows))
+        say(_describe_weights(options.weights, rows, found.table_names))
     if options.test and options.split != "all":
         rows = rows[rows["split"] == options.split]
     if rows.empty:
@@ -86,7 +88,7 @@ def read_rows(options: Options, opened: Opened | None) -> tuple[Entries, pd.Data
     return found, rows
 
 
-def _describe_weights(weights: str, rows: pd.DataFrame) -> str | None:
+def _describe_weights(weights: str, rows: pd.DataFrame, named: frozenset[str]) -> str | None:
     """Warn where the weights of a file know patients that are held out here."""
     if weights in ("imagenet", "none"):
         return None
@@ -98,7 +100,9 @@ def _describe_weights(weights: str, rows: pd.DataFrame) -> str | None:
     split = read_split(path)
     if split is None:
         return f"weights from {path}, which does not say which images they were trained on"
-    seen = count_seen(rows, split)
+    seen = count_seen(rows, named, split)
+    if seen is None:
+        return f"weights from {path}, trained on no image here: their patients are other people"
     if not seen:
         return f"weights from {path}; it trained on no patient that is held out here"
     return (
@@ -142,6 +146,11 @@ def check_same(
     )
 
 
+def _digest(subset: str | None) -> str | None:
+    """The SHA-256 of a list of images; None without one, and where it is missing, said later."""
+    return file_digest(Path(subset)) if subset and Path(subset).is_file() else None
+
+
 def scores_origin(options: Options, opened: Opened, path: Path) -> ScoresOrigin:
     """Say and return what a scores CSV comes from, as its metrics file states it."""
     stored = opened.checkpoint
@@ -152,8 +161,8 @@ def scores_origin(options: Options, opened: Opened, path: Path) -> ScoresOrigin:
         run_id=opened.run_id,
         stage=stored.stage if stored else None,
         epochs_done=stored.epochs_done if stored else None,
-        data_path=options.data_path,
-        subset=options.subset,
+        data_path=os.path.realpath(options.data_path),
+        subset=_digest(options.subset),
         bits=options.bits,
         same_patients=options.same_patients,
     )

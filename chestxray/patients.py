@@ -15,25 +15,31 @@ from chestxray.runtime.text import is_missing
 
 _NUMBER = re.compile(r"0*([0-9]+)(?:[.,]0*)?")
 _BEFORE = re.compile(r"^[\s'‘’]+")
-_ROUNDED = re.compile(r"[0-9]+(?:[.,][0-9]+)?[eE]\+[0-9]+")
+# 1.3E+01, and 1,000, which is one thousand here and one there.
+_ROUNDED = re.compile(r"[0-9]+(?:[.,][0-9]+)?[eE]\+[0-9]+|[0-9]{1,3}(?:[.,][0-9]{3})*[.,]000")
 
 
 def patient_key(text: str) -> str:
     """Return the key by which a patient is compared, counted and ordered.
 
     Raises:
-        ValueError: a number that a spreadsheet has rounded, such as 1.3E+01.
+        ValueError: a number that a spreadsheet has rounded or grouped, such as 1.3E+01, 1,000.
     """
     bare = _bare(text)
     if is_rounded(text):
-        raise ValueError(f"patient {text!r} is a number that a spreadsheet has rounded")
+        raise ValueError(f"patient {text!r} is a number that a spreadsheet has rounded or grouped")
     number = _NUMBER.fullmatch(bare)
     return number[1] if number else bare
 
 
 def is_rounded(text: str) -> bool:
-    """Return whether an id is a number that a spreadsheet has rounded, such as 1.3E+01."""
+    """Return whether an id is a number that a spreadsheet has rounded or grouped."""
     return _ROUNDED.fullmatch(_bare(text)) is not None
+
+
+def is_no_id(text: str) -> bool:
+    """Return whether a text names no patient: it is empty, or says so, as NaN does."""
+    return _bare(text) == ""
 
 
 def nih_spelling(key: str) -> str:

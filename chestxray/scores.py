@@ -8,11 +8,10 @@ threshold of 0.18.
 """
 
 import json
-import os
 import re
 import shlex
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
 import numpy as np
@@ -118,7 +117,9 @@ class ScoresOrigin:
         checkpoint: name of the checkpoint's file.
         split: "train", "val", "test" or "all".
         run_id, stage, epochs_done: of the checkpoint; None where it does not say.
-        data_path, subset, bits, same_patients: the options that say which images these are.
+        data_path: of the images, absolute, links followed.
+        subset: SHA-256 of the list of images; None without one.
+        bits, same_patients: the other options that say which images these are.
     """
 
     scores: str
@@ -182,12 +183,10 @@ def refuse_foreign_files(path: Path, origin: ScoresOrigin) -> None:
 def _differing(metrics: Path, origin: ScoresOrigin) -> str | None:
     """What a metrics file has other than this origin, its epochs aside; None where nothing."""
     words = {"run_id": "run", "data_path": "data folder", "same_patients": "choice of patients"}
-    names = ("run_id", "checkpoint", "split", "scores", "subset", "bits", "same_patients")
+    names = [field.name for field in fields(origin) if field.name not in ("stage", "epochs_done")]
     try:
         found = json.loads(metrics.read_text(encoding="utf-8"))
         differing = [name for name in names if found[name] != getattr(origin, name)]
-        if os.path.realpath(found["data_path"]) != os.path.realpath(origin.data_path):
-            differing.append("data_path")
     except (FileNotFoundError, ValueError, KeyError, TypeError):  # not a metrics file of ours
         return "program or version"
     return ", ".join(words.get(name, name) for name in differing) or None
@@ -244,8 +243,8 @@ def _unify_patients(path: Path, frame: pd.DataFrame) -> tuple[str, ...]:
     rounded = frame["patient"].map(is_rounded).astype(bool)
     if rounded.any():
         raise ValueError(
-            f"{path}: {plural(int(rounded.sum()), 'patient')} that a spreadsheet has rounded, "
-            f"{frame['patient'][rounded].iloc[0]} for example: lines "
+            f"{path}: {plural(int(rounded.sum()), 'patient')} that a spreadsheet has rounded or "
+            f"grouped, {frame['patient'][rounded].iloc[0]} for example: lines "
             f"{join_limited(frame.index[rounded] + 2)}; export the ids as text"
         )
     found = read_patients(frame["patient"])

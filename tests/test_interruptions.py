@@ -234,12 +234,13 @@ def decoding_processes(pid: int) -> list[psutil.Process]:
     """The two that a process has started, once both have decoded for a while."""
 
     def at_work() -> list[psutil.Process]:
-        children = psutil.Process(pid).children(recursive=True)
-        return [
-            c
-            for c in children
-            if "spawn_main" in " ".join(c.cmdline()) and c.cpu_times().user > 0.5
-        ]
+        return [c for c in psutil.Process(pid).children(recursive=True) if decodes(c)]
+
+    def decodes(child: psutil.Process) -> bool:
+        try:
+            return "spawn_main" in " ".join(child.cmdline()) and child.cpu_times().user > 0.5
+        except psutil.NoSuchProcess:  # another child, which has ended meanwhile
+            return False
 
     wait_until(lambda: len(at_work()) == 2, PATIENCE)
     return at_work()

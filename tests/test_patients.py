@@ -32,7 +32,9 @@ def test_other_ids_are_kept_as_they_are(text: str) -> None:
     assert patient_key(f" {text} ") == text
 
 
-@pytest.mark.parametrize("text", ["1.3E+01", "1e+16", "1,3E+07", " '2.10E+04"])
+@pytest.mark.parametrize(
+    "text", ["1.3E+01", "1e+16", "1,3E+07", " '2.10E+04", "1,000", "1.000", "12,000,000"]
+)
 def test_a_number_rounded_by_a_spreadsheet_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="spreadsheet has rounded"):
         patient_key(text)

@@ -87,6 +87,9 @@ _NOTES = (
     "numpy.dtype",
     "pathlib.PosixPath",
     "pathlib.WindowsPath",
+    "pathlib.PurePosixPath",
+    "pathlib._local.PosixPath",
+    "pathlib._local.WindowsPath",
     *(f"numpy.dtypes.{name}" for name in np.dtypes.__all__),
 )
 _STAND_INS = {

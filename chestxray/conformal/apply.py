@@ -57,25 +57,34 @@ def apply(args: argparse.Namespace) -> list[str]:
         raise FileExistsError(f"{folder} holds the thresholds: --out names another folder")
     if not args.overwrite:
         output_folder.refuse_other_application(folder, applied)
-    table = take_split(
-        source, read_scores(source, labels=False, exclude=stored.config.leaves_out), split
-    )
+    whole = read_scores(source, labels=False, exclude=stored.config.leaves_out)
+    table = take_split(source, whole, split)
+    shared = table.take(in_another_split(whole, table), [])
     table = _take_classes(source, table, stored, args.apply)
     if args.untouched and table.splits is None:
         raise ValueError(f"{source} has no split column: leave --untouched out")
-    report = _report(stored, table, applied)
+    report = _report(stored, table, applied, _rows_of_shared(shared))
     roles = np.full(len(table.image_names), "eval", dtype=object)
     contents = artifacts.contents_of(table, roles, report)
     output_folder.save(folder, contents, source)
     return [*lines(report), f"wrote {folder}/: {join_limited(contents)}"]
 
 
-def _report(stored: StoredThresholds, table: Scores, applied: Application) -> Report:
+def _rows_of_shared(shared: Scores) -> list[str]:
+    """Warn of patients who are in another split of the same file."""
+    if not len(shared.image_names):
+        return []
+    return [f"{rows_text(shared)} are in another split of this file too: these rows are not fresh"]
+
+
+def _report(
+    stored: StoredThresholds, table: Scores, applied: Application, against: list[str]
+) -> Report:
     config, labelled = stored.config, table.targets.shape[1] > 0
     rows = Rows.from_scores(table, config.unit)
     here = replace(config, split=applied.split, untouched=applied.untouched)
     splits = [] if table.splits is None else sorted(set(table.splits))
-    against = artifacts.not_fresh("calibrated on", [config.split or ""], config)
+    against = against + artifacts.not_fresh("calibrated on", [config.split or ""], config)
     against += artifacts.not_fresh("applied to", splits, here)
     against += _against(stored, table, applied.scores_sha256)
     caveat = "No promise carries over to these rows" if against else ""
@@ -116,6 +125,14 @@ def take_split(source: Path, table: Scores, split: str | None) -> Scores:
     return table.take(keep, list(range(len(table.classes))))
 
 
+def in_another_split(table: Scores, chosen: Scores) -> np.ndarray:
+    """(N,) bool, the chosen rows whose patients are in another split of the file too."""
+    keys, own = table.patient_keys, chosen.patient_keys
+    if table.splits is None or keys is None or own is None or chosen.splits is None:
+        return np.zeros(len(chosen.image_names), dtype=bool)
+    return np.isin(own, keys[~np.isin(table.splits, chosen.splits)])
+
+
 def _take_classes(
     source: Path, table: Scores, stored: StoredThresholds, stored_path: Path
 ) -> Scores:
@@ -132,7 +149,7 @@ def _take_classes(
 
 def _against(stored: StoredThresholds, table: Scores, digest: str) -> list[str]:
     """Reasons that take the promise back for these rows."""
-    found = []
+    found: list[str] = []
     if digest == stored.digest:
         found.append(
             "this is the very file that was calibrated on (same SHA-256): the thresholds were "

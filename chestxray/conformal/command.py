@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from chestxray.conformal import artifacts, output_folder
-from chestxray.conformal.apply import take_split
+from chestxray.conformal.apply import in_another_split, take_split
 from chestxray.conformal.calibrate import (
     Certificate,
     Rows,
@@ -18,7 +18,7 @@ from chestxray.conformal.calibrate import (
 )
 from chestxray.conformal.metrics import prediction_sets, realised
 from chestxray.conformal.options import FRESH, Config, config_of, unique_alphas
-from chestxray.conformal.report import classes_text, head_lines, left_out_note
+from chestxray.conformal.report import classes_text, head_lines, left_out_note, rows_text
 from chestxray.conformal.resplits import cut_patients
 from chestxray.conformal.risks import RISKS
 from chestxray.runtime.files import file_digest
@@ -89,23 +89,15 @@ def select(table: Scores, args: argparse.Namespace) -> Scores:
 
 def leave_out_shared(source: Path, table: Scores, chosen: Scores) -> tuple[Scores, tuple[str, ...]]:
     """The chosen rows without patients who are in another split too; and a note on these."""
-    keys, own = table.patient_keys, chosen.patient_keys
-    if table.splits is None or keys is None or own is None or chosen.splits is None:
-        return chosen, ()
-    elsewhere = np.isin(own, keys[table.splits != chosen.splits[0]])
-    if elsewhere.all():
-        raise ValueError(
-            f"{source}: every patient of the split {chosen.splits[0]} is in others too"
-        )
+    elsewhere = in_another_split(table, chosen)
     if not elsewhere.any():
         return chosen, ()
-    names = plural(len(np.unique(own[elsewhere])), "patient")
-    example = chosen.patients[elsewhere][0] if chosen.patients is not None else ""
-    rest = chosen.take(~elsewhere, list(range(len(chosen.classes))))
-    return rest, (
-        f"{names} with {plural(int(elsewhere.sum()), 'image')} left out, {example} for example: "
-        "they are in another split too",
+    if elsewhere.all():
+        raise ValueError(f"{source}: every patient of the chosen split is in another one too")
+    shared, rest = (
+        chosen.take(rows, list(range(len(chosen.classes)))) for rows in (elsewhere, ~elsewhere)
     )
+    return rest, (f"left out, since their patients are in another split too: {rows_text(shared)}",)
 
 
 def draw_calibration(rows: Rows, config: Config) -> np.ndarray:

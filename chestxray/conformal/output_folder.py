@@ -116,8 +116,8 @@ def save(folder: Path, contents: dict[str, str | bytes], source: Path) -> None:
 def _plots_of(folder: Path) -> list[str]:
     """The plots that the report in a folder names."""
     levels = _report_in(folder).get("levels", [])
-    names = [name for level in levels for name in level.get("plots", [])]
-    return [name for name in names if _PLOT.fullmatch(str(name))]
+    named = [level["plots"] for level in levels if isinstance(level.get("plots"), list)]
+    return [str(name) for plots in named for name in plots if _PLOT.fullmatch(str(name))]
 
 
 def _report_in(folder: Path) -> dict[str, Any]:

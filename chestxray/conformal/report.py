@@ -318,7 +318,7 @@ def _entry_lines(entry: Entry, report: Report) -> list[str]:
         return [f"nothing is certified: {certificate.reason}"]
     said = [*_threshold_lines(entry, config), str(entry.guarantee)]
     said.append(counting(certificate, config))
-    said += spread_lines(entry, config)
+    said += spread_lines(entry, report)
     for name, found in (entry.realised or {}).items():
         risks = "  ".join(
             f"{RISKS[risk].abbreviation} {_number(share.value)}"
@@ -335,10 +335,11 @@ def _entry_lines(entry: Entry, report: Report) -> list[str]:
     return said
 
 
-def spread_lines(entry: Entry, config: Config) -> list[str]:
-    """The range of the risk of single calibrations of this size, by CRC."""
+def spread_lines(entry: Entry, report: Report) -> list[str]:
+    """The range of the risk of single calibrations of this size, of a calibration by CRC."""
+    config = report.config
     risk, alpha = config.target_risk.abbreviation, entry.certificate.alpha
-    if config.method != "crc":
+    if config.method != "crc" or report.applied is not None:
         return []
     if entry.spread is None:
         units = plural(entry.certificate.n_units, config.unit)
@@ -359,13 +360,13 @@ def _spread(found: Spread | None, alpha: str) -> str:
     return f"{low:.3f} to {high:.3f} (95 %), {found.above_alpha:.0%} of them above {alpha}"
 
 
-def _spread_section(entry: Entry, config: Config) -> list[str]:
+def _spread_section(entry: Entry, report: Report) -> list[str]:
     if not isinstance(entry.spread, dict):
-        said = spread_lines(entry, config)
+        said = spread_lines(entry, report)
         return ["", f"{said[0][0].upper()}{said[0][1:]}."] if said else []
     page = [
         "",
-        f"| class | {config.target_risk.abbreviation} of single calibrations of this size |",
+        f"| class | {report.config.target_risk.abbreviation} of single calibrations of this size |",
         "|---|---|",
     ]
     return page + [
@@ -420,7 +421,7 @@ def _section(entry: Entry, report: Report) -> list[str]:
         return [f"Nothing is certified: {certificate.reason}."]
     page = [*_threshold_table(entry, report.config), "", str(entry.guarantee), ""]
     page.append(f"{counting(certificate, report.config)}.")
-    page += _spread_section(entry, report.config)
+    page += _spread_section(entry, report)
     for note in entry.notes:
         page += ["", f"{note[0].upper()}{note[1:]}."]
     if entry.realised is None or entry.class_metrics is None:

@@ -222,16 +222,16 @@ class _Cache:
     def _read(self, rows: np.ndarray) -> np.ndarray:
         pixels = np.empty((len(rows), self.size, self.size), dtype=np.uint8)
         try:
-            with open(self.data, "rb", buffering=0) as file:
+            with open(self.data, "rb") as file:
                 for image, row in zip(pixels, rows, strict=True):
                     self._read_row(file, int(row), image)
         except OSError as error:
             raise self._fault("read", error) from error
         return pixels
 
-    def _read_row(self, file: io.FileIO, row: int, image: np.ndarray) -> None:
+    def _read_row(self, file: io.BufferedReader, row: int, image: np.ndarray) -> None:
         file.seek(row * self.size**2)
-        if (file.readinto(image.data) or 0) < self.size**2:
+        if file.readinto(image.data) < self.size**2:
             raise OSError(errno.EIO, "it ends too early")
 
     def append(

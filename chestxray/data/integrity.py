@@ -69,6 +69,8 @@ def _needed_chunks(content: bytes) -> Iterator[memoryview]:
         checksum = int.from_bytes(view[stop - 4 : stop])
         if not _is_note(kind) and zlib.crc32(view[position + 4 : stop - 4]) != checksum:
             raise ValueError(f"broken PNG file: wrong checksum of its {kind.decode()}")
+        if (kind == b"IHDR") != (position == len(_SIGNATURE)):
+            raise ValueError("broken PNG file: its header is not its first chunk, or there are two")
         if kind[:1].isupper():
             yield view[position:stop]
         position = stop

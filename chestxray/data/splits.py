@@ -285,15 +285,21 @@ def rows_digest(rows: pd.DataFrame) -> str:
     return f"{len(rows):,}, {hashlib.sha256(names + labels).hexdigest()[:16]}"
 
 
-def count_seen(rows: pd.DataFrame, seen: Split) -> int:
+def count_seen(rows: pd.DataFrame, named: frozenset[str], seen: Split) -> int | None:
     """Count test patients whom weights have seen, and validation patients who trained them.
 
     Args:
         rows: columns image, patient and split.
-        seen: of the weights; without an image of these rows, equal ids are other people.
+        named: further images of the data folder.
+        seen: of the weights.
+
+    Returns:
+        None where the folder has none of the weights' images: equal ids are other people.
     """
-    if {name for names in seen.image_names.values() for name in names}.isdisjoint(rows["image"]):
-        return 0
+    if {name for names in seen.image_names.values() for name in names}.isdisjoint(
+        named.union(rows["image"])
+    ):
+        return None
     train, val = ({patient_key(name) for name in seen.patients[p]} for p in ("train", "val"))
     before: dict[str, set[str]] = {"train": set(), "val": train, "test": train | val}
     pairs = rows[["patient", "split"]].drop_duplicates().itertuples(index=False)

@@ -15,7 +15,7 @@ import pandas as pd
 
 from chestxray.csv_files import check_form, header_of, read_texts, unpacked
 from chestxray.labels import CLASSES, canonical, decode, encode, split_labels
-from chestxray.patients import Patients, is_rounded, read_patients
+from chestxray.patients import Patients, is_no_id, is_rounded, read_patients
 from chestxray.runtime.text import is_harmless, join_limited, plural
 
 # Names of each column, in lower case, everything but letters and digits as one space.
@@ -305,7 +305,7 @@ def _read_patients(path: Path, text: pd.DataFrame) -> tuple[pd.Series, list[str]
     """
     spelled = text["image"].str.extract(r"^(\d{8})_", expand=False).fillna("")
     if "patient" in text:
-        spelled = text["patient"].where(text["patient"].str.strip("' ") != "", spelled)
+        spelled = text["patient"].where(~text["patient"].map(is_no_id).astype(bool), spelled)
     _check_patients(path, spelled)
     found = read_patients(spelled)
     notes = []
@@ -327,8 +327,9 @@ def _check_patients(path: Path, spelled: pd.Series) -> None:
     rounded = spelled.isin(texts[texts.map(is_rounded).astype(bool)])
     if rounded.any():
         raise ValueError(
-            f"{path}: {plural(int(rounded.sum()), 'patient id')} that a spreadsheet has rounded, "
-            f"{spelled[rounded].iloc[0]} for example: lines {join_limited(_lines(rounded))}; save "
+            f"{path}: {plural(int(rounded.sum()), 'patient id')} that a spreadsheet has rounded or "
+            f"grouped, {spelled[rounded].iloc[0]} for example: lines "
+            f"{join_limited(_lines(rounded))}; save "
             "the original again with that column as text"
         )
     bare = texts.str.lstrip(" '")
@@ -338,7 +339,7 @@ def _check_patients(path: Path, spelled: pd.Series) -> None:
             f"{path}: {plural(int(unsafe.sum()), 'patient key')} with a control character, or "
             f"beginning like a formula with - = + or @: lines {join_limited(_lines(unsafe))}"
         )
-    unknown = spelled == ""
+    unknown = spelled.map(is_no_id).astype(bool)
     if unknown.any():
         raise ValueError(
             f"{path}: {plural(int(unknown.sum()), 'row')} without a patient (lines "

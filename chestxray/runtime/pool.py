@@ -105,10 +105,13 @@ def _unreadable_script() -> str | None:
 
 
 def _results(chunks: "list[Future[list[Result]]]", check: Callable[[], None]) -> Iterator[Result]:
-    for chunk in chunks:
+    chunks.reverse()
+    while chunks:  # taken out one by one, so that a result is not kept once it is used
+        chunk = chunks.pop()
         while not wait([chunk], _POLL_SECONDS).done:
             check()
         yield from chunk.result()
+        del chunk
 
 
 def _call_each(function: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:

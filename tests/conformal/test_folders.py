@@ -121,6 +121,13 @@ def test_a_folder_with_anything_else_needs_overwrite(name: str, command: Command
     assert Path("o", name).exists()  # a file of another name stays
 
 
+def test_a_report_of_another_program_is_replaced_when_asked(command: Command) -> None:
+    Path("o").mkdir()
+    Path("o/report.json").write_text('{"levels": [{"plots": null}]}')
+    assert command("s.csv", *BASE, "--out", "o").code == 1
+    assert command("s.csv", *BASE, "--out", "o", "--overwrite").code == 0
+
+
 def test_another_application_needs_overwrite(command: Command) -> None:
     table = drawn(100, seed=3, first=5000)
     table.splits[:30] = "second"

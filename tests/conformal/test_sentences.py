@@ -64,12 +64,20 @@ def test_a_patient_of_two_splits_is_left_out(command: Command) -> None:
     shared = set(table.patients[[0, 1, 300]]) & set(np.delete(table.patients, [0, 1, 300]))
     used = {row["patient"] for row in rows_of(Path("o/sets.csv"))}
     assert shared and not used & shared and len(used | shared) == len(set(table.patients))
-    assert f"{len(shared)} patient" in said.out and "they are in another split too" in said.out
+    assert "left out, since their patients are in another split too: " in said.out
+    new = drawn(80, seed=4, first=900)
+    new.splits[0] = "train"
+    write_scores(Path("new.csv"), new)
+    apply = ("new.csv", "--apply", "o/thresholds.json", "--from", "test")
+    said = command(*apply, "--out", "a")
+    assert strict_json(Path("a/report.json"))["promise_holds"] is False
+    assert "of 1 patient are in another split of this file too" in said.out
+    assert "too few to tell" not in said.out and "single calibrations" not in said.out
     table.splits[np.arange(len(table.splits)) % 2 == 0] = "train"
     table.patients[:] = "1"
     write_scores(Path("s.csv"), table)
     said = command("s.csv", *words, "--out", "p")
-    assert said.code == 1 and "every patient of the split test is in others too" in said.err
+    assert said.code == 1 and "every patient of the chosen split is in another one too" in said.err
 
 
 def test_few_patients_have_no_range(command: Command) -> None:
@@ -115,7 +123,7 @@ def test_an_application_asks_for_fresh_rows_as_well(
     command: Command, runs: Callable[[str], Path]
 ) -> None:
     table = drawn(100, seed=5, first=1000)
-    table.splits[:50] = "dev"
+    table.splits[table.patients < "00001020"] = "dev"
     write_scores(Path("new.csv"), table)
     apply = ("new.csv", "--apply", runs("crc") / "thresholds.json")
     said = command(*apply, "--out", "a")

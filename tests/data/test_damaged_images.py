@@ -412,3 +412,17 @@ def test_broken_metadata_beside_the_pixels_is_ignored(tmp_path: Path) -> None:
         text=True,
     )
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_png_with_two_headers_is_a_fault(tmp_path: Path) -> None:
+    """The checks read the first, and the decoder the last."""
+    file = io.BytesIO()
+    grey().save(file, "PNG")
+    content = file.getvalue()
+    header = content[8:33]
+    deep = header[:16] + bytes([16]) + header[17:21]
+    deep = deep[:21] + struct.pack(">I", zlib.crc32(deep[4:21]))
+    path = tmp_path / "a.png"
+    path.write_bytes(content[:33] + deep + content[33:])
+    with pytest.raises(ValueError, match="its header is not its first chunk, or there are two"):
+        decode(path, SIDE)

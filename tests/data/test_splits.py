@@ -15,6 +15,7 @@ from chestxray.data.splits import (
     assign_splits,
     check_patients,
     check_training_part,
+    count_seen,
     draw_split,
     restore_split,
 )
@@ -333,3 +334,14 @@ def test_the_real_lists_give_the_official_test(
         "val": n_val,
         "test": test_patients,
     }
+
+
+def test_patients_whom_weights_have_seen_are_counted():
+    rows = images("00000001_000.png", "00000002_000.png", "00000003_000.png", "00000004_000.png")
+    before = Split.from_rows(rows.assign(split=["train", "val", "test", "train"]), 0, False)
+    other = images("1_9.png", "2_9.png", "3_9.png", "4_9.png")
+    other["patient"] = ["1", "2", "3", "4.0"]  # further images of the same people
+    other["split"] = ["test", "test", "test", "val"]
+    assert count_seen(other, frozenset(rows["image"]), before) == 3
+    assert count_seen(other.assign(split="train"), frozenset(rows["image"]), before) == 0
+    assert count_seen(other, frozenset(), before) is None

@@ -152,7 +152,7 @@ def test_any_spelling_of_the_patients_reads_as_the_clean_table(
     assert rows.drop(columns="patient").equals(tables[0].rows.drop(columns="patient"))
     assert pd.factorize(rows["patient"])[0].tolist() == [0, 0, 0, 1, 1, 2, 3]
     if other_hospital:  # as first met
-        assert rows["patient"][0] == spelled[0].strip(" \t\u00a0").lstrip("'")
+        assert rows["patient"][0] == spelled[0].strip(" \t\u00a0").lstrip("'\u2018")
     else:
         assert rows["patient"].tolist() == clean
     assert tables[0].notes == []
@@ -185,6 +185,15 @@ def test_ids_that_a_spreadsheet_has_rounded_are_named(tmp_path, text):
         read_table(path)
     assert str(path) in str(error.value) and "lines 3, 5;" in str(error.value)
     assert "as text" in str(error.value)
+
+
+def test_an_id_that_says_there_is_none_is_none(tmp_path):
+    rows = f"{ROW}00000031_000.png,Mass,NaN,58\n{ROW}00000031_001.png,Mass,NA,58\n"
+    path = write(tmp_path, HEADER + rows)
+    assert read_table(path).rows["patient"].tolist()[-2:] == 2 * ["00000031"]
+    path = write(tmp_path, f"{HEADER}{ROW}scan.png,Mass,nan,58\n")
+    with pytest.raises(ValueError, match=r"1 row without a patient \(lines 3\)"):
+        read_table(path)
 
 
 def test_an_image_without_a_patient_is_refused(tmp_path):

@@ -130,7 +130,11 @@ def in_another_split(table: Scores, chosen: Scores) -> np.ndarray:
     keys, own = table.patient_keys, chosen.patient_keys
     if table.splits is None or keys is None or own is None or chosen.splits is None:
         return np.zeros(len(chosen.image_names), dtype=bool)
-    return np.isin(own, keys[~np.isin(table.splits, chosen.splits)])
+    chosen_splits = set(chosen.splits)
+    elsewhere = {
+        k for k, split in zip(keys, table.splits, strict=True) if split not in chosen_splits
+    }
+    return np.array([key in elsewhere for key in own])
 
 
 def _take_classes(

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from chestxray.runtime.text import is_missing
+from chestxray.runtime.text import is_missing, join_limited, plural
 
 _NUMBER = re.compile(r"0*([0-9]+)(?:[.,]0*)?")
 _BEFORE = re.compile(r"^[\s'‘’]+")
@@ -35,6 +35,23 @@ def patient_key(text: str) -> str:
 def is_rounded(text: str) -> bool:
     """Return whether an id is a number that a spreadsheet has rounded or grouped."""
     return _ROUNDED.fullmatch(_bare(text)) is not None
+
+
+def rounded_fault(texts: pd.Series) -> str:
+    """Say which ids of a column a spreadsheet has rounded or grouped; "" where it has none.
+
+    Args:
+        texts: by the number of their row, 0 for line 2.
+    """
+    odd = {text for text in texts.unique() if is_rounded(text)}
+    rows = texts[texts.isin(odd)]
+    if not odd:
+        return ""
+    return (
+        f"{plural(len(rows), 'patient id')} that a spreadsheet has rounded or grouped, "
+        f"{rows.iloc[0]} for example: lines {join_limited(rows.index + 2)}; save the original "
+        "again with that column as text"
+    )
 
 
 def is_no_id(text: str) -> bool:

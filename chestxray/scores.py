@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 
 from chestxray.csv_files import check_form, header_of, read_texts, unpacked
-from chestxray.patients import is_rounded, patient_key, read_patients
+from chestxray.patients import patient_key, read_patients, rounded_fault
 from chestxray.runtime.files import whole_file
 from chestxray.runtime.text import is_harmless, is_missing, join_limited, plural
 
@@ -240,13 +240,9 @@ def read_scores(
 
 def _unify_patients(path: Path, frame: pd.DataFrame) -> tuple[str, ...]:
     """Give each patient of the column one spelling; says where several met."""
-    rounded = frame["patient"].map(is_rounded).astype(bool)
-    if rounded.any():
-        raise ValueError(
-            f"{path}: {plural(int(rounded.sum()), 'patient')} that a spreadsheet has rounded or "
-            f"grouped, {frame['patient'][rounded].iloc[0]} for example: lines "
-            f"{join_limited(frame.index[rounded] + 2)}; export the ids as text"
-        )
+    fault = rounded_fault(frame["patient"])
+    if fault:
+        raise ValueError(f"{path}: {fault}")
     found = read_patients(frame["patient"])
     frame["patient"] = found.shown
     if not found.respelled:

@@ -132,7 +132,7 @@ def test_scores_of_other_models_are_read_with_any_classes(
         ("image,y_A,p_A\na,0,0.1_5\n", "p_A of a is not a finite number: '0.1_5'"),
         (
             "image,patient,y_A,p_A\na,1,0,0.5\n\nb,1.3E+01,0,0.5\n",
-            "1 patient that a spreadsheet has rounded or grouped, 1.3E.01 for .*: lines 4; export",
+            "1 patient id that a spreadsheet has rounded or grouped, 1.3E.01 for .*: lines 4; save",
         ),
         (
             "image,y_A,y_B,p_A,p_B\na,,-1,0.5,0.5\nb,1,nan,0.5,0.5\n",

@@ -58,11 +58,11 @@ def apply(args: argparse.Namespace) -> list[str]:
     if not args.overwrite:
         output_folder.refuse_other_application(folder, applied)
     whole = read_scores(source, labels=False, exclude=stored.config.leaves_out)
+    if split and whole.splits is None:
+        raise ValueError(f"{source} has no split column: leave --from out")
     table = take_split(source, whole, split)
     shared = table.take(in_another_split(whole, table), [])
     table = _take_classes(source, table, stored, args.apply)
-    if args.untouched and table.splits is None:
-        raise ValueError(f"{source} has no split column: leave --untouched out")
     report = _report(stored, table, applied, _rows_of_shared(shared))
     roles = np.full(len(table.image_names), "eval", dtype=object)
     contents = artifacts.contents_of(table, roles, report)
@@ -97,9 +97,7 @@ def _report(
         classes=classes_text(table.classes),
         rows=rows_text(table) + ("." if labelled else ", without labels: no realised metrics."),
         notes=[*table.notes, *artifacts.declared(config), *artifacts.declared(here)],
-        warnings=against
-        + _unchecked(stored, table, applied.split)
-        + empty_set_warnings(entries, config),
+        warnings=against + _unchecked(stored, table) + empty_set_warnings(entries, config),
         promise_holds=not against,
         config=config,
         cut_by=rows.cut_by,
@@ -187,11 +185,9 @@ def _shared_patients(stored: StoredThresholds, table: Scores) -> list[str]:
     return thresholds.shown_patients(table, sorted(both))
 
 
-def _unchecked(stored: StoredThresholds, table: Scores, split: str | None) -> list[str]:
+def _unchecked(stored: StoredThresholds, table: Scores) -> list[str]:
     """Comparisons that could not be made."""
     found = []
-    if split is not None and table.splits is None:
-        found.append(f"no split column: not only the rows of {split}, all are used")
     if table.patients is None or stored.patients is None:
         lacking = "these rows" if table.patients is None else "the calibration's rows"
         found.append(

@@ -87,9 +87,9 @@ def single_calibrations(curves: LossCurves, n: int, alpha: str, config: Config) 
         None where n x alpha is below FEW: there the range would hold too few of them (0.87 of 500
         draws at n x alpha = 2.5, 0.64 at 1).
     """
-    allowed = (n + 1) * Fraction(alpha) - 1
     if n * float(alpha) < FEW:
         return None
+    allowed = (n + 1) * Fraction(alpha) - 1
     rng = np.random.default_rng([config.seed, 4])
     blocks = patient_resamples(n, _RESAMPLES, rng)
     risks = np.hstack([curves.resampled_risks(times, allowed) for times in blocks])

@@ -15,7 +15,7 @@ import pandas as pd
 
 from chestxray.csv_files import check_form, header_of, read_texts, unpacked
 from chestxray.labels import CLASSES, canonical, decode, encode, split_labels
-from chestxray.patients import Patients, is_no_id, is_rounded, read_patients
+from chestxray.patients import Patients, is_no_id, read_patients, rounded_fault
 from chestxray.runtime.text import is_harmless, join_limited, plural
 
 # Names of each column, in lower case, everything but letters and digits as one space.
@@ -324,14 +324,9 @@ def _shown(found: Patients) -> np.ndarray:
 def _check_patients(path: Path, spelled: pd.Series) -> None:
     """Refuse ids that are missing, that a spreadsheet has rounded, or that it would run."""
     texts = pd.Series(spelled.unique(), dtype=str)
-    rounded = spelled.isin(texts[texts.map(is_rounded).astype(bool)])
-    if rounded.any():
-        raise ValueError(
-            f"{path}: {plural(int(rounded.sum()), 'patient id')} that a spreadsheet has rounded or "
-            f"grouped, {spelled[rounded].iloc[0]} for example: lines "
-            f"{join_limited(_lines(rounded))}; save "
-            "the original again with that column as text"
-        )
+    fault = rounded_fault(spelled)
+    if fault:
+        raise ValueError(f"{path}: {fault}")
     bare = texts.str.lstrip(" '")
     unsafe = spelled.isin(texts[~bare.map(is_harmless).astype(bool)])
     if unsafe.any():

@@ -47,7 +47,8 @@ def test_stored_thresholds_are_applied_to_the_chosen_split(
     table.splits = None
     write_scores(Path("none.csv"), table)
     said = command("none.csv", "--apply", stored, "--from", "val", "--out", "c")
-    assert said.code == 0 and "no split column: not only the rows of val" in said.out
+    assert said.code == 1 and "none.csv has no split column: leave --from out" in said.err
+    assert not Path("c").exists()
 
 
 def test_columns_are_found_by_name_and_missing_ones_refused(

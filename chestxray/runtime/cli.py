@@ -48,7 +48,7 @@ class Parser(argparse.ArgumentParser):
             return ""
         names = [flag.removeprefix("--") for flag in flags if flag.startswith("--")]
         name = word.removeprefix("--").replace("_", "-")
-        near = difflib.get_close_matches(name, [*self._elsewhere, *names], n=1, cutoff=0.7)
+        near = difflib.get_close_matches(name, [*self._elsewhere, *names], n=1, cutoff=0.65)
         return f"; did you mean --{self._elsewhere.get(near[0], near[0])}?" if near else ""
 
     @staticmethod

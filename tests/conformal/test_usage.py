@@ -44,6 +44,7 @@ WRONG_USAGE = {
     "delta of an expectation": (("--alpha", 0.1, "--delta", 0.05), "--delta goes with"),
     "fwer of another method": (("--alpha", 0.1, "--fwer", "holm"), "--fwer goes with"),
     "a scores file behind alpha": (("--alpha", 0.1, "s.csv"), "the scores stand before the flags"),
+    "a flag near to one": (("--alfa", 0.1), "unknown argument --alfa; did you mean --alpha?"),
     "a flag far from all": (("--model", "resnet50"), "unknown argument --model (--help shows"),
     "a seed below 0": (("--alpha", 0.1, "--seed=-1"), "whole number"),
 }

@@ -27,11 +27,12 @@ from chestxray.conformal import (  # noqa: E402
     GRID,
     crc_threshold,
     false_discovery_rates,
-    ltt_thresholds,
+    hoeffding_bentkus_p_values,
+    holm,
 )
-from chestxray.conformal.calibrate import Rows  # noqa: E402
 from chestxray.conformal.options import Config  # noqa: E402
 from chestxray.conformal.resplits import resplit  # noqa: E402
+from chestxray.conformal.rows import Rows  # noqa: E402
 
 IMAGES, PATIENTS, CLASSES, TIMES = 25_596, 2_797, 15, 1_000
 MOST = 184  # images of one patient in the official test list
@@ -125,9 +126,9 @@ def measure_resplits(method: str) -> Resplits:
     """Measure all re-splits by one method, and the peak memory of the whole process."""
     rows = make_rows(IMAGES, PATIENTS, seed=0)
     risk = "fdr" if method == "ltt" else "fnr"
-    config = Config(risk=risk, method=method, delta=DELTA, resplits=TIMES)
+    config = Config(risk=(risk,), method=method, delta=DELTA, resplits=TIMES)
     found: list[np.ndarray] = []
-    elapsed = seconds(lambda: found.append(resplit(rows, ALPHA[method], config)[0]))
+    elapsed = seconds(lambda: found.append(resplit(rows, ALPHA[method], config).risks[risk]))
     return Resplits(
         seconds=elapsed,
         seconds_promised=SECONDS[method],
@@ -169,7 +170,7 @@ def our_ltt(rows: Rows, grid: np.ndarray) -> Callable[[], object]:
 
     def search() -> object:
         risks = false_discovery_rates(rows.targets, rows.scores, one_unit, 1.0, grid)[0]
-        return ltt_thresholds(risks, N_MAPIE, float(ALPHA["ltt"]), DELTA, "holm", True)
+        return holm(hoeffding_bentkus_p_values(risks, N_MAPIE, float(ALPHA["ltt"])), DELTA)
 
     return search
 

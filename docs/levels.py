@@ -20,10 +20,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # chestxray is not
 from benchmarks.harness import build_parser, write_json  # noqa: E402
 from benchmarks.resplits import IMAGES, PATIENTS, make_rows  # noqa: E402
 from benchmarks.tables import find_released_table  # noqa: E402
-from chestxray.conformal.calibrate import Rows, calibrate  # noqa: E402
-from chestxray.conformal.metrics import prediction_sets, realised  # noqa: E402
+from chestxray.conformal.calibrate import calibrate  # noqa: E402
+from chestxray.conformal.certificate import prediction_sets  # noqa: E402
+from chestxray.conformal.metrics import realised  # noqa: E402
 from chestxray.conformal.options import Config  # noqa: E402
 from chestxray.conformal.resplits import cut_patients  # noqa: E402
+from chestxray.conformal.rows import Rows  # noqa: E402
 from chestxray.data.entries import TEST_LIST, read_names  # noqa: E402
 from chestxray.data.tables import read_table  # noqa: E402
 from chestxray.labels import FINDINGS  # noqa: E402
@@ -75,7 +77,7 @@ def measure(
     targets: np.ndarray, patients: np.ndarray, auc: float, risk: str, alpha: str
 ) -> dict[str, float] | None:
     """Mean the realised metrics over the draws; None if one of them certifies nothing."""
-    config = Config(risk=risk, method="crc" if risk == "fnr" else "ltt")
+    config = Config(risk=(risk,), method="crc" if risk == "fnr" else "ltt")
     names, codes = np.unique(patients, return_inverse=True)
     found = []
     for seed in range(DRAWS):
@@ -86,7 +88,7 @@ def measure(
         if not certificate.certified:
             return None
         others = rows.take(~calibrates)
-        sets = prediction_sets(others.scores, certificate)
+        sets = prediction_sets(others, certificate)
         found.append(realised(others, sets, config, resamples=0)["patient"].estimates())
     return {name: float(np.mean([metrics[name].value for metrics in found])) for name in METRICS}
 

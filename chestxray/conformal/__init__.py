@@ -2,33 +2,47 @@
 
     python -m chestxray.conformal SCORES.csv --risk fnr --alpha 0.1
 
-Functions on arrays, for notebooks: crc_threshold, rcps_threshold, ltt_thresholds over the losses of
-miss_rates and false_discovery_rates. Nothing here knows a network; torch is never imported.
+Functions on arrays, for notebooks: crc_threshold and rcps_threshold; p-values and the tests of LTT,
+over the losses of miss_rates, false_discovery_rates, nonempty_shares and labels_given. Nothing here
+knows a network; torch is never imported.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from chestxray.conformal.bounds import hoeffding_bentkus_p_values, wsr_bound, wsr_certifies
-    from chestxray.conformal.control import crc_threshold, holm, ltt_thresholds, rcps_threshold
-    from chestxray.conformal.risks import (
+    from chestxray.conformal.betting import betting_p_values, wsr_bound, wsr_certifies
+    from chestxray.conformal.bounds import hoeffding_bentkus_p_values
+    from chestxray.conformal.control import (
+        best_start,
+        crc_threshold,
+        fixed_sequence,
+        holm,
+        rcps_threshold,
+    )
+    from chestxray.conformal.losses import (
         GRID,
         counting_rows,
         false_discovery_rates,
+        labels_given,
         miss_rates,
+        nonempty_shares,
         unit_codes,
     )
 
 __all__ = [
     "GRID",
+    "best_start",
+    "betting_p_values",
     "counting_rows",
     "crc_threshold",
     "false_discovery_rates",
+    "fixed_sequence",
     "hoeffding_bentkus_p_values",
     "holm",
-    "ltt_thresholds",
+    "labels_given",
     "miss_rates",
+    "nonempty_shares",
     "rcps_threshold",
     "unit_codes",
     "wsr_bound",
@@ -39,7 +53,7 @@ __all__ = [
 def __getattr__(name: str) -> object:
     """Import scipy with the first function that is asked for: --help needs none of it."""
     if name in __all__:
-        for module in ("risks", "control", "bounds"):
+        for module in ("losses", "betting", "control", "bounds"):
             found = vars(import_module(f"chestxray.conformal.{module}"))
             if name in found:
                 return found[name]

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from chestxray.conformal import artifacts, output_folder, thresholds
-from chestxray.conformal.calibrate import Rows
+from chestxray.conformal.groups import Column, Groups
 from chestxray.conformal.report import (
     Application,
     Report,
@@ -19,6 +19,7 @@ from chestxray.conformal.report import (
     make_entry,
     rows_text,
 )
+from chestxray.conformal.rows import Rows
 from chestxray.conformal.shift import describe_shift, patient_counts
 from chestxray.conformal.thresholds import StoredThresholds
 from chestxray.patients import patient_key
@@ -63,9 +64,10 @@ def apply(args: argparse.Namespace) -> list[str]:
     table = take_split(source, whole, split)
     shared = table.take(in_another_split(whole, table), [])
     table = _take_classes(source, table, stored, args.apply)
-    report = _report(stored, table, applied, _rows_of_shared(shared))
+    rows = Rows.from_scores(table, stored.config.unit, _groups(source, table, stored))
+    report = _report(stored, table, rows, applied, _rows_of_shared(shared))
     roles = np.full(len(table.image_names), "eval", dtype=object)
-    contents = artifacts.contents_of(table, roles, report)
+    contents = artifacts.contents_of(table, rows, roles, report)
     output_folder.save(folder, contents, source)
     return [*lines(report), f"wrote {folder}/: {join_limited(contents)}"]
 
@@ -77,11 +79,31 @@ def _rows_of_shared(shared: Scores) -> list[str]:
     return [f"{rows_text(shared)} are in another split of this file too: these rows are not fresh"]
 
 
+def _groups(source: Path, table: Scores, stored: StoredThresholds) -> Groups | None:
+    """The groups of the rows, of a calibration by groups.
+
+    Raises:
+        ValueError: no such column; a group that did not calibrate.
+    """
+    by = stored.config.by
+    if by is None:
+        return None
+    groups = Column.parse(by).groups(source, table)
+    known = {name for c in stored.certificates for name in c.parts or {}}
+    unknown = sorted(set(groups.of) - known)
+    if unknown:
+        raise ValueError(
+            f"{source}: no threshold is known for {Column.parse(by).name} {join_limited(unknown)}, "
+            f"in {plural(int(np.isin(groups.of, unknown).sum()), 'row')}; the calibration had "
+            f"{join_limited(sorted(known))}"
+        )
+    return groups
+
+
 def _report(
-    stored: StoredThresholds, table: Scores, applied: Application, against: list[str]
+    stored: StoredThresholds, table: Scores, rows: Rows, applied: Application, against: list[str]
 ) -> Report:
     config, labelled = stored.config, table.targets.shape[1] > 0
-    rows = Rows.from_scores(table, config.unit)
     here = replace(config, split=applied.split, untouched=applied.untouched)
     splits = [] if table.splits is None else sorted(set(table.splits))
     against = against + artifacts.not_fresh("calibrated on", [config.split or ""], config)
@@ -89,7 +111,7 @@ def _report(
     against += _against(stored, table, applied.scores_sha256)
     caveat = "No promise carries over to these rows" if against else ""
     entries = [
-        make_entry(certificate, config, table.classes, rows if labelled else None, caveat)
+        make_entry(certificate, config, rows if labelled else None, caveat)
         for certificate in stored.certificates
     ]
     return Report(

@@ -3,23 +3,19 @@
 import csv
 import io
 import json
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from chestxray.conformal import output_folder, plots, thresholds
-from chestxray.conformal.bounds import wsr_bound
-from chestxray.conformal.calibrate import (
-    Certificate,
-    Rows,
-    betting_order,
-    loss_curves,
-    loss_table,
-)
+from chestxray.conformal.betting import wsr_bound
+from chestxray.conformal.calibrate import Calibration, loss_curves
+from chestxray.conformal.certificate import Certificate, place_of, prediction_sets
 from chestxray.conformal.control import corrected_risk
-from chestxray.conformal.metrics import prediction_sets, summary
+from chestxray.conformal.losses import GRID
+from chestxray.conformal.metrics import RiskSummary, summary
 from chestxray.conformal.options import FRESH, Config
 from chestxray.conformal.plots import Steps
 from chestxray.conformal.report import (
@@ -34,13 +30,14 @@ from chestxray.conformal.report import (
     rows_text,
 )
 from chestxray.conformal.resplits import (
+    Cuts,
     Spread,
     resplit,
-    resplit_per_class,
+    resplit_in_parts,
     single_calibrations,
 )
-from chestxray.conformal.risks import GRID
-from chestxray.runtime.files import whole_file
+from chestxray.conformal.rows import Rows
+from chestxray.runtime.files import file_digest, whole_file
 from chestxray.runtime.text import join_limited, plural
 from chestxray.scores import Scores
 
@@ -56,76 +53,130 @@ def write_npz(path: Path, rows: Rows) -> None:
         np.savez(file, sgmd=rows.scores, labels=rows.targets)
 
 
-def write(
-    folder: Path,
-    source: Path,
-    table: Scores,
-    calibrates: np.ndarray,
-    certificates: list[Certificate],
-    config: Config,
-) -> list[str]:
+@dataclass(frozen=True)
+class Outcome:
+    """All that a calibration came to.
+
+    Attributes:
+        source: the scores CSV.
+        table: the chosen rows and classes.
+        rows: the same as arrays.
+        calibrates: (N,) bool, the images that calibrated; the others evaluate.
+        calibration: of these images.
+        certificates: one for each level, at least one certified.
+        tune: the file of --tune; None without.
+    """
+
+    source: Path
+    table: Scores
+    rows: Rows
+    calibrates: np.ndarray
+    calibration: Calibration
+    certificates: list[Certificate]
+    tune: Path | None
+
+    @property
+    def config(self) -> Config:
+        return self.calibration.config
+
+    @property
+    def cal(self) -> Rows:
+        return self.calibration.rows
+
+    @property
+    def eval_rows(self) -> Rows | None:
+        return None if self.calibrates.all() else self.rows.take(~self.calibrates)
+
+    @property
+    def roles(self) -> np.ndarray:
+        """(N,) text: cal, eval, and start for those that chose the start of the tests."""
+        roles = np.where(self.calibrates, "cal", "eval").astype(object)
+        roles[np.flatnonzero(self.calibrates)[self.calibration.starters]] = "start"
+        return roles
+
+    def side(self, mask: np.ndarray) -> Scores:
+        return self.table.take(mask, list(range(len(self.table.classes))))
+
+    @property
+    def started_by(self) -> thresholds.StartedBy | None:
+        """Who chose where the tests start."""
+        if not self.config.needs_start:
+            return None
+        if self.tune is not None and self.calibration.tune is not None:
+            patients = sorted(set(self.calibration.tune.patients))
+            return thresholds.StartedBy(self.tune.name, file_digest(self.tune), patients)
+        starters = self.side(self.roles == "start")
+        names = starters.image_names if starters.patients is None else starters.patients
+        return thresholds.StartedBy(None, None, sorted(set(names)))
+
+
+def write(folder: Path, outcome: Outcome) -> list[str]:
     """Write everything about a calibration; returns the lines for the user.
 
     Args:
         folder: where to; see output_folder.
-        source: the scores CSV.
-        table: the chosen rows and classes.
-        calibrates: (N,) bool, the images that calibrated; the others evaluate.
-        certificates: of calibrate, at least one certified.
-        config: as typed.
+        outcome: of the calibration.
     """
-    report, drawn = _report(source, table, calibrates, certificates, config)
-    cal = table.take(calibrates, list(range(len(table.classes))))
-    roles = np.where(calibrates, "cal", "eval")
+    report, drawn = _report(outcome)
+    source, config = outcome.source, outcome.config
+    cal = outcome.side(outcome.calibrates)
     contents = {
-        "thresholds.json": thresholds.text(source, cal, certificates, config),
-        **contents_of(table, roles, report),
+        "thresholds.json": thresholds.text(
+            source, cal, outcome.certificates, config, outcome.started_by
+        ),
+        **contents_of(outcome.table, outcome.rows, outcome.roles, report),
         **drawn,
     }
     output_folder.save(folder, contents, source)
     return [*lines(report), f"wrote {folder}/: {join_limited(contents, most=len(contents))}"]
 
 
-def _report(
-    source: Path,
-    table: Scores,
-    calibrates: np.ndarray,
-    certificates: list[Certificate],
-    config: Config,
-) -> tuple[Report, dict[str, bytes]]:
+def _report(outcome: Outcome) -> tuple[Report, dict[str, bytes]]:
     """The report, and the plots of its certified entries by name."""
-    rows, everything = Rows.from_scores(table, config.unit), list(range(len(table.classes)))
-    cal, others = rows.take(calibrates), rows.take(~calibrates)
-    eval_rows = others if len(others.units) else None
+    table, config = outcome.table, outcome.config
     seen = not_fresh("calibrated on", [config.split or ""], config)
     caveat = "No promise holds" if seen else ""
     entries: list[Entry] = []
     drawn: dict[str, bytes] = {}
-    for certificate in certificates:
-        entry = make_entry(certificate, config, table.classes, eval_rows, caveat)
+    for certificate in outcome.certificates:
+        entry = make_entry(certificate, config, outcome.eval_rows, caveat)
         if certificate.certified:
-            entry = replace(entry, spread=_spread(cal, entry, config))
-            entry, figures = _with_plots(rows, cal, eval_rows, entry, config)
+            entry = replace(entry, spread=_spread(outcome, entry))
+            entry, figures = _with_plots(outcome, entry)
             drawn |= figures
         entries.append(entry)
-    risk, method = config.target_risk.abbreviation, config.method.upper()
-    sides = [rows_text(table.take(side, everything)) for side in (calibrates, ~calibrates)]
-    evaluated = "evaluated on none" if eval_rows is None else f"evaluated on {sides[1]}"
+    risk, method = config.abbreviations, config.method.upper()
+    sides = [rows_text(outcome.side(side)) for side in (outcome.calibrates, ~outcome.calibrates)]
+    evaluated = "evaluated on none" if outcome.eval_rows is None else f"evaluated on {sides[1]}"
     report = Report(
-        title=f"{risk} control of {source.name} by {method}",
+        title=f"{risk} control of {outcome.source.name} by {method}",
         classes=classes_text(table.classes),
         rows=f"Calibrated on {sides[0]}, {evaluated}; the unit is the {config.unit}.",
-        notes=[*table.notes, *declared(config), *_about_the_cut(config)],
-        warnings=seen + _dependence(cal, config) + empty_set_warnings(entries, config),
+        notes=[*table.notes, *declared(config), *_start_note(outcome), *_cut_note(config)],
+        warnings=seen + _dependence(outcome.cal, config) + empty_set_warnings(entries, config),
         promise_holds=not seen,
         config=config,
-        cut_by=rows.cut_by,
+        cut_by=outcome.rows.cut_by,
         entries=entries,
     )
     return report, drawn
 
 
-def _about_the_cut(config: Config) -> list[str]:
+def _start_note(outcome: Outcome) -> list[str]:
+    """Say who chose where the tests start."""
+    by = outcome.started_by
+    if by is None:
+        return []
+    who = plural(len(by.patients), outcome.rows.cut_by)
+    if by.file is not None:
+        return [f"the start of the tests was chosen on {who} of {by.file}"]
+    return [
+        f"the start of the tests was chosen on {who}, a fifth of those that calibrate, taken by "
+        "SHA-256 of their key; they count in no p-value"
+    ]
+
+
+def _cut_note(config: Config) -> list[str]:
     if config.cal_fraction == 1:
         return []
     return [
@@ -181,70 +232,74 @@ def _dependence(cal: Rows, config: Config) -> list[str]:
     ]
 
 
-def contents_of(table: Scores, roles: np.ndarray, report: Report) -> dict[str, str | bytes]:
+def contents_of(
+    table: Scores, rows: Rows, roles: np.ndarray, report: Report
+) -> dict[str, str | bytes]:
     """The contents of sets.csv, report.json and report.md."""
     certificates = [entry.certificate for entry in report.entries if entry.certificate.certified]
     return {
-        "sets.csv": _sets(table, roles, certificates),
+        "sets.csv": _sets(table, rows, roles, certificates),
         "report.json": json.dumps(report.to_json(), indent=2) + "\n",
         "report.md": markdown(report),
     }
 
 
-def _sets(table: Scores, roles: np.ndarray, certificates: list[Certificate]) -> str:
+def _sets(table: Scores, rows: Rows, roles: np.ndarray, certificates: list[Certificate]) -> str:
     names = np.array(table.classes, dtype=object)
     patients = table.image_names if table.patients is None else table.patients
     labels = [""] * len(table.image_names)
     if table.targets.shape[1]:
         labels = ["|".join(names[row]) for row in table.targets == 1]
+    groups = [[]] * len(labels) if rows.groups is None else [[name] for name in rows.groups.of]
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(["image", "patient", "role", "alpha", "set", "size", "labels"])
+    group = [] if rows.groups is None else ["group"]
+    writer.writerow(["image", "patient", "role", *group, "alpha", "set", "size", "labels"])
     for certificate in certificates:
-        sets = prediction_sets(table.scores, certificate)
+        sets = prediction_sets(rows, certificate)
         for row, image_name in enumerate(table.image_names):
             chosen = names[sets[row]]
-            cells = [image_name, patients[row], roles[row], certificate.alpha]
+            cells = [image_name, patients[row], roles[row], *groups[row], certificate.alpha]
             writer.writerow([*cells, "|".join(chosen), len(chosen), labels[row]])
     return file.getvalue()
 
 
-def _spread(cal: Rows, entry: Entry, config: Config) -> Spread | dict[str, Spread | None] | None:
-    """By CRC, the risk of single calibrations of this size: of the whole, or by class."""
-    alpha = entry.certificate.alpha
+def _spread(outcome: Outcome, entry: Entry) -> Spread | dict[str, Spread | None] | None:
+    """By CRC, the risk of single calibrations of this size: of the whole, or of each part."""
+    alpha, config = entry.certificate.alpha, outcome.config
     if config.method != "crc":
         return None
-    if not config.per_class:
-        counting = cal.counting(config)
-        n = len(np.unique(counting.units))
-        return single_calibrations(loss_curves(counting, config), n, alpha, config)
-    found: dict[str, Spread | None] = {}
-    for k, name in enumerate(entry.classes):
-        alone = cal.with_class(k)
-        n = len(np.unique(alone.units))
-        found[name] = (
-            single_calibrations(loss_curves(alone, config), n, alpha, config) if n else None
-        )
-    return found
+    if not config.in_parts:
+        calibration = outcome.calibration
+        n = calibration.tested.n_units
+        return single_calibrations(calibration.curves, n, alpha, config)
+    return {
+        name: single_calibrations(loss_curves(part, config.target_risk), n, alpha, config)
+        if (n := part.n_units)
+        else None
+        for name, part in outcome.cal.parts(config).items()
+    }
 
 
-def _with_plots(
-    rows: Rows, cal: Rows, eval_rows: Rows | None, entry: Entry, config: Config
-) -> tuple[Entry, dict[str, bytes]]:
+def _with_plots(outcome: Outcome, entry: Entry) -> tuple[Entry, dict[str, bytes]]:
     """A certified entry with its re-splits and the names of its plots; and the plots by name."""
-    certificate = entry.certificate
-    if certificate.thresholds is not None:
-        curves = _class_curves(cal, config)
-        figures = {"risk": plots.draw_risk_per_class(curves, certificate, entry.classes, config)}
+    certificate, config, eval_rows = entry.certificate, outcome.config, outcome.eval_rows
+    if certificate.parts is not None:
+        curves = _part_curves(outcome.cal, config)
+        figures = {"risk": plots.draw_risk_in_parts(curves, certificate, config)}
     else:
-        figures = {"risk": plots.draw_risk(*_curves(cal, certificate, config), certificate, config)}
+        figures = {
+            "risk": plots.draw_risk(_curves(outcome.calibration, certificate), certificate, config)
+        }
     if config.resplits and eval_rows is not None:
-        resplits, figures["resplits"] = _resplits(rows, entry, config)
+        resplits, figures["resplits"] = _resplits(outcome, entry)
         entry = replace(entry, resplits=resplits)
     if eval_rows is not None and entry.class_metrics is not None:
-        sets = prediction_sets(eval_rows.scores, certificate)
+        sets = prediction_sets(eval_rows, certificate)
         figures["sizes"] = plots.draw_sizes(sets, certificate.alpha, config)
         figures["classes"] = plots.draw_classes(entry.class_metrics, certificate.alpha, config)
+        if entry.group_metrics:
+            figures["groups"] = plots.draw_groups(entry.group_metrics, certificate, config)
     drawn = {
         output_folder.plot_name(kind, certificate.alpha): plots.png(figure)
         for kind, figure in figures.items()
@@ -252,46 +307,49 @@ def _with_plots(
     return replace(entry, plots=tuple(drawn)), drawn
 
 
-def _resplits(rows: Rows, entry: Entry, config: Config) -> tuple[Resplits, "Figure"]:
+def _resplits(outcome: Outcome, entry: Entry) -> tuple[Resplits, "Figure"]:
     """The realised risk of an entry's alpha over re-splits, and its plot."""
-    alpha = entry.certificate.alpha
-    if config.per_class:
-        by_class = resplit_per_class(rows, alpha, config)
-        found = {name: summary(by_class[:, k], alpha) for k, name in enumerate(entry.classes)}
-        drawn = plots.draw_resplits_per_class(found, alpha, config, rows.cut_by)
-        return Resplits(config.resplits, classes=found), drawn
-    risks, _ = resplit(rows, alpha, config)
-    drawn = plots.draw_resplits(risks, alpha, config, rows.cut_by)
-    return Resplits(config.resplits, summary(risks, alpha)), drawn
+    alpha, config, rows = entry.certificate.alpha, outcome.config, outcome.rows
+    if config.in_parts:
+        cuts = resplit_in_parts(rows, alpha, config)
+        found = {name: _summary(part, entry.certificate, config) for name, part in cuts.items()}
+        parts = {name: by_risk[config.risk[0]] for name, by_risk in found.items()}
+        drawn = plots.draw_resplits_in_parts(parts, alpha, config, rows.cut_by)
+        return Resplits(config.resplits, parts=parts), drawn
+    whole = resplit(rows, alpha, config, outcome.calibration.tune)
+    drawn = plots.draw_resplits(whole, entry.certificate, config, rows.cut_by)
+    return Resplits(config.resplits, _summary(whole, entry.certificate, config)), drawn
 
 
-def _curves(cal: Rows, certificate: Certificate, config: Config) -> tuple[Steps, Steps | None]:
-    """The risk on the calibration units, and its bound where the method has one."""
-    counting = cal.counting(config)
+def _summary(cuts: Cuts, certificate: Certificate, config: Config) -> dict[str, RiskSummary]:
+    """The realised risks over the cuts, by name."""
+    levels = zip(config.risk, certificate.alphas, strict=True)
+    return {name: summary(cuts.risks[name], alpha) for name, alpha in levels}
+
+
+def _curves(calibration: Calibration, certificate: Certificate) -> list[tuple[Steps, Steps | None]]:
+    """Each risk on the calibration units, and its bound where the method has one."""
+    config = calibration.config
     if config.method == "crc":
-        risks = Steps(*loss_curves(counting, config).steps())
-        n = len(np.unique(counting.units))
-        return risks, replace(risks, risks=corrected_risk(risks.risks, n))
-    losses = loss_table(counting, config)
-    risks = Steps(GRID, losses.mean(axis=0))
+        risks = Steps(*calibration.curves.steps())
+        n = calibration.tested.n_units
+        return [(risks, replace(risks, risks=corrected_risk(risks.risks, n)))]
+    found = [Steps(*table.steps()) for _, table, _ in calibration.tables]
     if config.method == "ltt":
-        return risks, None
-    chosen = int(np.searchsorted(GRID, certificate.threshold or 0.0))
-    places = np.union1d(np.arange(0, len(GRID), _CURVE), [chosen])
-    order = betting_order(np.unique(counting.units))
-    bounds = [wsr_bound(losses[order, place], config.delta) for place in places]
-    return risks, Steps(GRID[places], np.array(bounds))
+        return [(risks, None) for risks in found]
+    (_, table, order), *_ = calibration.tables
+    places = np.union1d(np.arange(0, len(GRID), _CURVE), [place_of(certificate.threshold or 0.0)])
+    bounds = [wsr_bound(table.losses[order, place], config.delta) for place in places]
+    return [(found[0], Steps(GRID[places], np.array(bounds)))]
 
 
-def _class_curves(cal: Rows, config: Config) -> list[Steps | None]:
-    """The corrected risk of each class alone; None where no unit has it."""
-    curves: list[Steps | None] = []
-    for k in range(cal.targets.shape[1]):
-        alone = cal.with_class(k)
-        n = len(np.unique(alone.units))
-        if not n:
-            curves.append(None)
+def _part_curves(cal: Rows, config: Config) -> dict[str, Steps | None]:
+    """The corrected risk of each class or group alone; None where no unit counts."""
+    curves: dict[str, Steps | None] = {}
+    for name, part in cal.parts(config).items():
+        if not part.n_units:
+            curves[name] = None
             continue
-        steps = Steps(*loss_curves(alone, config).steps())
-        curves.append(replace(steps, risks=corrected_risk(steps.risks, n)))
+        steps = Steps(*loss_curves(part, config.target_risk).steps())
+        curves[name] = replace(steps, risks=corrected_risk(steps.risks, part.n_units))
     return curves

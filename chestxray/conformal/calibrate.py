@@ -1,186 +1,222 @@
-"""Config and rows -> a certificate for each alpha, and the smallest alpha that has a threshold."""
+"""Config and rows -> a certificate for each level, and the smallest level that has a threshold."""
 
-import hashlib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from functools import cached_property
 
 import numpy as np
 
-from chestxray.conformal.bounds import hoeffding_bentkus_p_values, wsr_bound
-from chestxray.conformal.control import (
-    corrected_risk,
-    largest_controlled,
-    ltt_thresholds,
-    rcps_threshold,
-)
+from chestxray.conformal.betting import betting_order, wsr_bound
+from chestxray.conformal.certificate import Certificate, Part, Start, place_of
+from chestxray.conformal.control import corrected_risk, largest_controlled, rcps_threshold
+from chestxray.conformal.losses import GRID, LossCurves, LossTable
+from chestxray.conformal.ltt import Question, certified_place, p_values
 from chestxray.conformal.options import Config
-from chestxray.conformal.risks import GRID, LossCurves, unit_codes
+from chestxray.conformal.risks import Risk
+from chestxray.conformal.rows import Rows
 from chestxray.runtime.text import plural
-from chestxray.scores import Scores
 
 _DIGITS = 3  # of a printed smallest alpha
-BOUNDS = {"crc": "corrected risk", "rcps": "upper bound", "ltt": "p-value"}
 _TRIVIALLY_MET = "even empty sets meet it: any threshold does, and none is needed"
 
 
-@dataclass(frozen=True)
-class Rows:
-    """Images to calibrate on or to evaluate.
-
-    Attributes:
-        targets: (N, K) uint8, 0 or 1.
-        scores: (N, K) float64, in [0, 1].
-        units: (N,) keys of what the guarantee is for: patients or images.
-        patients: (N,) keys, whose image it is; the image names where patients are not known.
-        cut_by: "patient"; "image" where patients are not known.
-    """
-
-    targets: np.ndarray
-    scores: np.ndarray
-    units: np.ndarray
-    patients: np.ndarray
-    cut_by: str = "patient"
-
-    @classmethod
-    def from_scores(cls, table: Scores, unit: str) -> "Rows":
-        """The rows of a scores file; without labels, no class is positive."""
-        keys = table.patient_keys
-        patients = table.image_names if keys is None else keys
-        labelled = table.targets.shape[1] > 0
-        targets = table.targets if labelled else np.zeros(table.scores.shape, dtype=np.uint8)
-        units = patients if unit == "patient" else table.image_names
-        cut_by = "image" if keys is None else "patient"
-        return cls(targets, table.scores.astype(np.float64, copy=False), units, patients, cut_by)
-
-    def take(self, mask: np.ndarray) -> "Rows":
-        names = ("targets", "scores", "units", "patients")
-        return replace(self, **{name: getattr(self, name)[mask] for name in names})
-
-    def counting(self, config: Config) -> "Rows":
-        """The images that the chosen risk counts."""
-        return self.take(config.target_risk.counts(self.targets))
-
-    def with_class(self, k: int) -> "Rows":
-        """The images that have class k, with its column alone."""
-        own = self.take(self.targets[:, k] == 1)
-        return replace(own, targets=own.targets[:, [k]], scores=own.scores[:, [k]])
-
-
-@dataclass(frozen=True)
-class Certificate:
-    """The answer for one alpha.
-
-    Attributes:
-        alpha: as typed.
-        n_images, n_units: that calibrated.
-        threshold: for p >= t; None where nothing is certified.
-        thresholds: with a threshold for each class: by class number, None where the class is
-            always in the set.
-        units_by_class: with them: units that have the class.
-        bound: at the threshold: see BOUNDS.
-        reason: why nothing is certified.
-        trivially_met: nothing is certified because even empty sets would do.
-    """
-
-    alpha: str
-    n_images: int
-    n_units: int
-    threshold: float | None = None
-    thresholds: tuple[float | None, ...] | None = None
-    units_by_class: tuple[int, ...] | None = None
-    bound: float | None = None
-    reason: str | None = None
-    trivially_met: bool = False
-
-    @property
-    def certified(self) -> bool:
-        found = (self.threshold,) if self.thresholds is None else self.thresholds
-        return any(threshold is not None for threshold in found)
-
-    def thresholds_by_name(self, classes: tuple[str, ...]) -> dict[str, float | None] | None:
-        """The threshold of each class; None where all classes share one."""
-        named = self.thresholds
-        return None if named is None else dict(zip(classes, named, strict=True))
-
-    def units_by_name(self, classes: tuple[str, ...]) -> dict[str, int] | None:
-        """The number of units with each class; None where all classes share a threshold."""
-        named = self.units_by_class
-        return None if named is None else dict(zip(classes, named, strict=True))
-
-    def to_json(self, classes: tuple[str, ...]) -> dict[str, object]:
-        return {
-            "alpha": self.alpha,
-            "threshold": self.thresholds_by_name(classes) or self.threshold,
-            "n_images": self.n_images,
-            "n_units": self.n_units,
-            "units_by_class": self.units_by_name(classes),
-            "bound": self.bound,
-            "reason": self.reason,
-        }
-
-
-def calibrate(
-    rows: Rows, alpha: str, config: Config, losses: np.ndarray | None = None
-) -> Certificate:
-    """Find the threshold for one alpha, or one for each class.
+def calibrate(rows: Rows, alpha: str, config: Config, tune: Rows | None = None) -> Certificate:
+    """Find the threshold for one level, or one for each class or group.
 
     Args:
         rows: the calibration images.
-        alpha: in (0, 1), as text, so that it is taken exactly.
+        alpha: in (0, 1), as text, so that it is taken exactly; of several risks "A B".
         config: risk, method and conventions.
-        losses: risk_table of these rows where it is known already.
+        tune: images of other patients, which choose where a fixed sequence of tests starts; a
+            fifth of the patients of `rows` where None and one is needed.
     """
-    if config.per_class:
-        return _per_class(rows, alpha, config)
-    counting = rows.counting(config)
-    blank = Certificate(alpha, len(counting.units), len(np.unique(counting.units)))
-    if not blank.n_images:
-        return replace(blank, reason=_nobody(config))
-    if config.method == "crc":
-        return _crc(blank, counting, loss_curves(counting, config), config)
-    if losses is None:
-        losses = loss_table(counting, config)
-    return {"rcps": _rcps, "ltt": _ltt}[config.method](blank, counting, losses, config)
+    return Calibration(rows, config, tune).certificate(alpha)
 
 
-def smallest_alpha(rows: Rows, config: Config) -> str | None:
-    """The smallest alpha for which these rows certify anything, rounded up, as to be typed.
+def loss_table(rows: Rows, risk: Risk) -> LossTable:
+    """The losses of each unit at each threshold of the grid; `rows` are those that count."""
+    units, codes = rows.codes()
+    best = np.zeros(len(units))
+    np.maximum.at(best, codes, rows.scores.max(axis=1))
+    shown = np.searchsorted(GRID, best, side="right") - 1
+    return replace(risk.table(rows.targets, rows.scores, codes), shown=shown)
 
-    The corrected risk or the betting bound at the smallest threshold for CRC and RCPS, to three
-    digits; for LTT by bisection, to 0.001. None where no alpha below 1 does.
+
+def loss_curves(rows: Rows, risk: Risk) -> LossCurves:
+    """The same as functions of the threshold, exactly where the risk allows it."""
+    return risk.curves(rows.targets, rows.scores, rows.codes()[1])
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Rows that calibrate, and what all levels need of them, computed once.
+
+    Attributes as the arguments of calibrate.
     """
-    losses = risk_table(rows, config)
-    if config.method == "crc":
-        found = _rounded_up(_least_of_crc(rows, config))
-    elif config.method == "rcps" and losses is not None:
-        first = losses[betting_order(np.unique(rows.counting(config).units)), 0]
-        found = _rounded_up(Fraction(wsr_bound(first, config.delta)))
-    else:
-        found = _bisected(lambda alpha: calibrate(rows, alpha, config, losses))
-    holds = Fraction(found) < 1 and calibrate(rows, found, config, losses).certified
-    return found if holds else None
+
+    rows: Rows
+    config: Config
+    tune: Rows | None = None
+
+    @cached_property
+    def starters(self) -> np.ndarray:
+        """(N,) bool, images that choose the start of the tests and so count in none."""
+        if self.config.needs_start and self.tune is None:
+            return self.rows.starters()
+        return np.zeros(len(self.rows.units), dtype=bool)
+
+    @cached_property
+    def tested(self) -> Rows:
+        """The images that count in a test or a corrected risk, of any of the risks."""
+        own = self.rows.take(~self.starters)
+        counts = [risk.counts(own.targets) for risk in self.config.target_risks]
+        return own.take(np.any(counts, axis=0))
+
+    @cached_property
+    def curves(self) -> LossCurves:
+        return loss_curves(self.tested, self.config.target_risk)
+
+    @cached_property
+    def tables(self) -> list[tuple[Risk, LossTable, np.ndarray]]:
+        """Of each risk its loss table, and the numbers of the units in the order of the bets."""
+        found = []
+        for risk in self.config.target_risks:
+            counting = self.tested.counting(risk)
+            order = betting_order(counting.codes()[0])
+            found.append((risk, loss_table(counting, risk), order))
+        return found
+
+    @cached_property
+    def _start_rows(self) -> Rows:
+        chosen = self.rows.take(self.starters) if self.tune is None else self.tune
+        return chosen.counting(self.config.target_risk)
+
+    @cached_property
+    def _start_table(self) -> LossTable:
+        return loss_table(self._start_rows, self.config.target_risk)
+
+    def certificate(self, alpha: str) -> Certificate:
+        """The answer for one level."""
+        if self.config.in_parts:
+            return self._in_parts(alpha)
+        blank = Certificate(alpha, len(self.tested.units), self.tested.n_units)
+        nobody = self._nobody()
+        if nobody:
+            return replace(blank, reason=nobody)
+        return {"crc": self._crc, "rcps": self._rcps, "ltt": self._ltt}[self.config.method](blank)
+
+    def _nobody(self) -> str:
+        """Why there is nothing to calibrate or to start with; "" where there is."""
+        for risk in self.config.target_risks:
+            if not risk.counts(self.tested.targets).any():
+                return f"there is no image {risk.counted or 'with a positive class'}"
+        if self.config.needs_start and not len(self._start_rows.units):
+            return "there is no other patient by whom to choose where the tests start"
+        return ""
+
+    def _crc(self, blank: Certificate) -> Certificate:
+        n, curves = blank.n_units, self.curves
+        found = largest_controlled(curves, n, blank.alpha)
+        if found == -np.inf:
+            few = (n + 1) * Fraction(blank.alpha) < 1
+            above = "the corrected risk is above it at the smallest threshold"
+            reason = _too_few(n, blank.alpha, self.config) if few else above
+            return replace(blank, reason=reason)
+        if not (self.tested.scores >= found).any():
+            return replace(blank, reason=_TRIVIALLY_MET, trivially_met=True)
+        risk = curves.risk(found, np.ones(n, dtype=bool))
+        return replace(blank, threshold=found, bound=float(corrected_risk(np.array(risk), n)))
+
+    def _rcps(self, blank: Certificate) -> Certificate:
+        alpha, delta = float(blank.alpha), self.config.delta
+        (_, table, order), *_ = self.tables
+        found = rcps_threshold(table.losses, alpha, delta, order)
+        if found == -np.inf:
+            return replace(blank, reason="the bound is above it at the smallest threshold")
+        if not (self.tested.scores >= found).any():
+            return replace(blank, reason=_TRIVIALLY_MET, trivially_met=True)
+        bound = wsr_bound(table.losses[order, place_of(found)], delta)
+        # The bound is found to 1e-6 from above; that it is below alpha is certain.
+        return replace(blank, threshold=found, bound=min(bound, alpha))
+
+    def _ltt(self, blank: Certificate) -> Certificate:
+        questions = self.questions(blank.alpha)
+        start = None
+        if self.config.needs_start:
+            start = self._start(blank.alpha)
+            rows = self._start_rows
+            blank = replace(blank, start=Start(float(GRID[start]), rows.n_units, len(rows.units)))
+        place = certified_place(questions, self.config, start)
+        if place is None:
+            return replace(blank, reason="no threshold is certified")
+        if place > max(question.shown for question in questions):
+            # With empty sets at the strict end, a larger alpha certifies sets that are not empty.
+            reason = "no calibration set is non-empty where it is certified"
+            return replace(blank, reason=reason, trivially_met=not questions[0].risk.strict_last)
+        bound = float(p_values(questions, slice(place, place + 1), self.config)[0])
+        return replace(blank, threshold=float(GRID[place]), bound=bound)
+
+    def questions(self, alpha: str) -> list[Question]:
+        """The questions that LTT answers at a level, one for each risk."""
+        levels = map(float, alpha.split())
+        return [
+            Question(risk, level, table, order)
+            for level, (risk, table, order) in zip(levels, self.tables, strict=True)
+        ]
+
+    def _start(self, alpha: str) -> int:
+        units = np.arange(len(self._start_table.losses))
+        risk = self.config.target_risk
+        return Question(risk, float(alpha), self._start_table, units).start(units)
+
+    def _in_parts(self, alpha: str) -> Certificate:
+        """CRC within each class, over its positives, or within each group."""
+        config = self.config
+        found = self.rows.parts(config)
+        parts = {
+            name: Part(_part_threshold(part, alpha, config), part.n_units)
+            for name, part in found.items()
+        }
+        counting = self.rows if config.per_class else self.tested
+        answer = Certificate(alpha, len(counting.units), counting.n_units, parts=parts)
+        most = max(part.n_units for part in parts.values())
+        if not most:
+            return replace(answer, reason=self._nobody() or "there is no image")
+        if not answer.certified:
+            which = "of the most frequent class" if config.per_class else "of the largest group"
+            return replace(answer, reason=f"{which}, {_too_few(most, alpha, config)}")
+        return answer
+
+    def smallest_alpha(self) -> str | None:
+        """The smallest alpha for which these rows certify anything, rounded up, as to be typed.
+
+        The corrected risk or the betting bound at the smallest threshold for CRC and RCPS, to
+        three digits; for LTT by bisection, to 0.001. None where no alpha below 1 does.
+        """
+        config = self.config
+        if config.method == "crc":
+            found = _rounded_up(self._least_of_crc())
+        elif config.method == "rcps" and len(self.tested.units):
+            (_, table, order), *_ = self.tables
+            found = _rounded_up(Fraction(wsr_bound(table.losses[order, 0], config.delta)))
+        else:
+            found = bisected(self.certificate)
+        holds = Fraction(found) < 1 and self.certificate(found).certified
+        return found if holds else None
+
+    def _least_of_crc(self) -> Fraction:
+        """The corrected risk at the smallest threshold; of the most frequent class or group."""
+        if self.config.in_parts:
+            units = [part.n_units for part in self.rows.parts(self.config).values()]
+            return Fraction(1, max(units) + 1)
+        if not len(self.tested.units):
+            return Fraction(1)
+        return (self.curves.least + 1) / (self.tested.n_units + 1)
 
 
-def _least_of_crc(rows: Rows, config: Config) -> Fraction:
-    """The corrected risk at the smallest threshold, of the most frequent class if by class."""
-    if config.per_class:
-        return Fraction(1, max(units_by_class(rows)) + 1)
-    counting = rows.counting(config)
-    if not len(counting.units):
-        return Fraction(1)
-    least = loss_curves(counting, config).least
-    return (least + 1) / (len(np.unique(counting.units)) + 1)
-
-
-def _rounded_up(alpha: Fraction) -> str:
-    """The next decimal of three digits at or above alpha, in (0, 1]."""
-    places = _DIGITS - 1 - math.floor(math.log10(alpha))
-    return f"{math.ceil(alpha * 10**places) / 10**places:.{places}f}".rstrip("0")
-
-
-def _bisected(calibrated: Callable[[str], Certificate]) -> str:
+def bisected(calibrated: Callable[[str], Certificate]) -> str:
     """The first of 0.001, ... 0.999 that is certified or trivially met; "1" where none is."""
     low, high = 0, 1000
     while high - low > 1:
@@ -191,113 +227,19 @@ def _bisected(calibrated: Callable[[str], Certificate]) -> str:
     return f"{high / 1000:g}"
 
 
-def units_by_class(rows: Rows) -> tuple[int, ...]:
-    """The number of units that have each class."""
-    return tuple(len(np.unique(rows.units[column == 1])) for column in rows.targets.T)
+def _rounded_up(alpha: Fraction) -> str:
+    """The next decimal of three digits at or above alpha, in (0, 1]."""
+    places = _DIGITS - 1 - math.floor(math.log10(alpha))
+    return f"{math.ceil(alpha * 10**places) / 10**places:.{places}f}".rstrip("0")
 
 
-def risk_table(rows: Rows, config: Config) -> np.ndarray | None:
-    """loss_table of the images that count; None where the method needs none or nothing counts."""
-    counting = rows.counting(config)
-    if config.method == "crc" or not len(counting.units):
+def _part_threshold(rows: Rows, alpha: str, config: Config) -> float | None:
+    if not len(rows.units):
         return None
-    return loss_table(counting, config)
-
-
-def loss_table(rows: Rows, config: Config) -> np.ndarray:
-    """(G, T) loss of each unit at each threshold of the grid; `rows` are those that count."""
-    return config.target_risk.losses(rows.targets, rows.scores, unit_codes(rows.units)[1])
-
-
-def loss_curves(rows: Rows, config: Config) -> LossCurves:
-    """The same as functions of the threshold, exactly where the risk allows it."""
-    return config.target_risk.curves(rows.targets, rows.scores, unit_codes(rows.units)[1])
-
-
-def _per_class(rows: Rows, alpha: str, config: Config) -> Certificate:
-    """CRC on each column alone: the risk of each class by itself; positives only."""
-    units = units_by_class(rows)
-    thresholds = tuple(
-        _class_threshold(rows.with_class(k), n, alpha, config) for k, n in enumerate(units)
-    )
-    n_units = len(np.unique(rows.units))
-    answer = Certificate(
-        alpha, len(rows.units), n_units, thresholds=thresholds, units_by_class=units
-    )
-    if not rows.targets.any():
-        return replace(answer, reason=_nobody(config))
-    if not answer.certified:
-        reason = f"of the most frequent class, {_too_few(max(units), alpha, config)}"
-        return replace(answer, reason=reason)
-    return answer
-
-
-def _class_threshold(rows: Rows, n: int, alpha: str, config: Config) -> float | None:
-    if not n:
-        return None
-    found = largest_controlled(loss_curves(rows, config), n, alpha)
-    return float(found) if np.isfinite(found) else None
-
-
-def _nobody(config: Config) -> str:
-    return f"there is no image {config.target_risk.counted or 'with a positive class'}"
+    found = largest_controlled(loss_curves(rows, config.target_risk), rows.n_units, alpha)
+    return None if found == -np.inf else min(float(found), 1.0)  # 1: even empty sets meet alpha
 
 
 def _too_few(n: int, alpha: str, config: Config) -> str:
     needed = 1 / float(alpha) - 1
     return f"{plural(n, config.unit)} calibrated, fewer than 1/alpha - 1 = {needed:.1f}"
-
-
-def _crc(blank: Certificate, rows: Rows, curves: LossCurves, config: Config) -> Certificate:
-    n = blank.n_units
-    found = largest_controlled(curves, n, blank.alpha)
-    if found == -np.inf:
-        few = (n + 1) * Fraction(blank.alpha) < 1
-        above = "the corrected risk is above it at the smallest threshold"
-        return replace(blank, reason=_too_few(n, blank.alpha, config) if few else above)
-    if not (rows.scores >= found).any():
-        return replace(blank, reason=_TRIVIALLY_MET, trivially_met=True)
-    risk = curves.risk(found, np.ones(n, dtype=bool))
-    return replace(blank, threshold=found, bound=float(corrected_risk(np.array(risk), n)))
-
-
-def _rcps(blank: Certificate, rows: Rows, losses: np.ndarray, config: Config) -> Certificate:
-    order, alpha = betting_order(np.unique(rows.units)), float(blank.alpha)
-    found = rcps_threshold(losses, alpha, config.delta, order)
-    if found == -np.inf:
-        return replace(blank, reason="the bound is above it at the smallest threshold")
-    if not (rows.scores >= found).any():
-        return replace(blank, reason=_TRIVIALLY_MET, trivially_met=True)
-    bound = wsr_bound(losses[order, int(np.searchsorted(GRID, found))], config.delta)
-    # The bound is found to 1e-6 from above; that it is below alpha is certain.
-    return replace(blank, threshold=found, bound=min(bound, alpha))
-
-
-def betting_order(units: np.ndarray) -> np.ndarray:
-    """The order in which RCPS bets on units: it knows no labels, and nobody can choose it.
-
-    An order drawn by a seed could be shopped for: the best of ten seeds breaks the promise in a
-    third of all draws at delta 0.1.
-
-    Args:
-        units: (n,) keys, sorted.
-    """
-    digests = [hashlib.sha256(f"chestxray bets on {key}".encode()).digest() for key in units]
-    return np.array(sorted(range(len(units)), key=digests.__getitem__), dtype=np.intp)
-
-
-def _ltt(blank: Certificate, rows: Rows, losses: np.ndarray, config: Config) -> Certificate:
-    risks, n, alpha = losses.mean(axis=0), blank.n_units, float(blank.alpha)
-    strict_last = config.target_risk.strict_last
-    certified = np.flatnonzero(
-        ltt_thresholds(risks, n, alpha, config.delta, config.fwer, strict_last)
-    )
-    if not len(certified):
-        return replace(blank, reason="no threshold is certified")
-    place = int(certified[0] if strict_last else certified[-1])
-    if not (rows.scores >= GRID[place]).any():
-        # With empty sets at the strict end, a larger alpha certifies sets that are not empty.
-        reason = "no calibration set is non-empty where it is certified"
-        return replace(blank, reason=reason, trivially_met=not strict_last)
-    bound = float(hoeffding_bentkus_p_values(risks[place], n, alpha))
-    return replace(blank, threshold=float(GRID[place]), bound=bound)

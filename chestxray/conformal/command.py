@@ -3,44 +3,48 @@
 import argparse
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from chestxray.conformal import artifacts, output_folder
 from chestxray.conformal.apply import in_another_split, take_split
-from chestxray.conformal.calibrate import (
-    Certificate,
-    Rows,
-    calibrate,
-    risk_table,
-    smallest_alpha,
-)
-from chestxray.conformal.metrics import prediction_sets, realised
-from chestxray.conformal.options import FRESH, Config, config_of, unique_alphas
+from chestxray.conformal.calibrate import Calibration, bisected
+from chestxray.conformal.certificate import Certificate, prediction_sets
+from chestxray.conformal.groups import Column
+from chestxray.conformal.metrics import realised
+from chestxray.conformal.options import FRESH, Config, config_of, levels_of
 from chestxray.conformal.report import classes_text, head_lines, left_out_note, rows_text
 from chestxray.conformal.resplits import cut_patients
 from chestxray.conformal.risks import RISKS
+from chestxray.conformal.rows import Rows
+from chestxray.conformal.thresholds import shown_patients
 from chestxray.runtime.files import file_digest
 from chestxray.runtime.text import join_limited, plural
 from chestxray.scores import Scores, read_scores
 
+TUNING = "val"  # the split by which the start of the tests is chosen, where a file has it
 FRONTIER = [f"{percent / 100:g}" for percent in range(5, 75, 5)]
 
 
 def calibrate_and_evaluate(args: argparse.Namespace) -> int:
     """Do what the flags ask for; returns the exit code."""
-    alphas = unique_alphas(args.alpha or [])
+    alphas = levels_of(args)
     config = config_of(args)
     table = select(read_scores(args.csv, exclude=config.leaves_out), args)
-    config = replace(config, split=None if table.splits is None else str(table.splits[0]))
+    split = None if table.splits is None else str(table.splits[0])
+    config = replace(config, split=split, tune=file_digest(args.tune) if args.tune else None)
     folder = args.out or output_folder.default_folder(args.csv, config)
     if alphas and not args.overwrite:
         digest = file_digest(args.csv)
         output_folder.refuse_other_calibration(folder, config, alphas, args.csv, digest)
-    rows = Rows.from_scores(table, args.unit)
+    groups = Column.parse(args.by).groups(args.csv, table) if args.by else None
+    rows = Rows.from_scores(table, args.unit, groups)
+    tune = read_tune(args.tune, table, config) if args.tune else None
     if alphas or args.frontier:
-        rows.counting(config)  # refuses what --no-positive error does, before anything is written
+        for risk in config.target_risks:  # refuse what --no-positive error does, before writing
+            rows.counting(risk)
     if args.npz and args.npz.exists() and not args.overwrite:
         raise FileExistsError(
             f"{args.npz} exists: --npz names another file, --overwrite replaces it"
@@ -51,18 +55,61 @@ def calibrate_and_evaluate(args: argparse.Namespace) -> int:
         artifacts.write_npz(args.npz, rows)
         print(f"wrote {args.npz}")
     if args.frontier:
-        print(frontier(rows, config))
+        print(frontier(Calibration(rows, config, tune)))
     if not alphas:
         return 0
 
     calibrates = draw_calibration(rows, config)
-    cal = rows.take(calibrates)
-    certificates = [calibrate(cal, alpha, config) for alpha in alphas]
+    calibration = Calibration(rows.take(calibrates), config, tune)
+    certificates = [calibration.certificate(alpha) for alpha in alphas]
     if not any(certificate.certified for certificate in certificates):
         print("\n".join(head_lines(classes_text(table.classes), table.notes)))
-        return refuse(certificates, cal, config)
-    print("\n".join(artifacts.write(folder, args.csv, table, calibrates, certificates, config)))
+        return refuse(certificates, calibration)
+    outcome = artifacts.Outcome(
+        args.csv, table, rows, calibrates, calibration, certificates, args.tune
+    )
+    print("\n".join(artifacts.write(folder, outcome)))
     return 0
+
+
+def read_tune(path: Path, table: Scores, config: Config) -> Rows:
+    """The rows by which the start of the tests is chosen: those of val where the file has them.
+
+    Args:
+        path: of --tune.
+        table: the rows that calibrate or are evaluated.
+        config: of the calibration.
+
+    Raises:
+        ValueError: other classes; patients or images that are among the rows of `table` too.
+    """
+    tune = read_scores(path, exclude=config.leaves_out)
+    if tune.splits is not None and (tune.splits == TUNING).any():
+        tune = take_split(path, tune, TUNING)
+    if tune.classes != table.classes:
+        raise ValueError(
+            f"--tune {path} has the classes {join_limited(tune.classes, 20)}, the scores have "
+            f"{join_limited(table.classes, 20)}: the same in the same order are needed"
+        )
+    refuse_shared(f"--tune {path}", tune, table)
+    if config.unit == "patient" and tune.patients is None:
+        raise ValueError(f"--tune {path} has no patient column, which --unit patient needs")
+    return Rows.from_scores(tune, config.unit)
+
+
+def refuse_shared(name: str, other: Scores, table: Scores) -> None:
+    """Refuse another file's rows whose patients, or images, are among those of `table` too."""
+    images = sorted(set(other.image_names) & set(table.image_names))
+    patients: list[str] = []
+    if other.patient_keys is not None and table.patient_keys is not None:
+        both = set(other.patient_keys) & set(table.patient_keys)
+        patients = shown_patients(other, sorted(both))
+    if patients or images:
+        raise ValueError(
+            f"{name} holds {plural(len(patients), 'patient')} and {plural(len(images), 'image')} "
+            f"that calibrate or are evaluated ({join_limited(patients or images, 3)}): leave them "
+            "out of it"
+        )
 
 
 def select(table: Scores, args: argparse.Namespace) -> Scores:
@@ -107,39 +154,59 @@ def draw_calibration(rows: Rows, config: Config) -> np.ndarray:
     return cut_patients(len(names), config.cal_fraction, rng)[codes]
 
 
-def frontier(rows: Rows, config: Config) -> str:
+def frontier(calibration: Calibration) -> str:
     """The cost of each level on these rows, as a table."""
-    losses = risk_table(rows, config)
-    units = plural(len(np.unique(rows.units)), config.unit)
-    columns = ["size", *(risk.abbreviation for risk in RISKS.values()), "empty"]
+    rows, config = calibration.rows, calibration.config
+    units = plural(rows.n_units, config.unit)
+    if config.joint:
+        return "\n".join([f"both at once on {units}", *joint_frontier(calibration)])
+    columns = ["size", *(risk.abbreviation for risk in map(config.named_risk, RISKS)), "empty"]
+    widths = [max(7, len(name) + 2) for name in columns]
     lines = [
         f"{config.target_risk.abbreviation} by {config.method} on {units}, metrics on the same "
         "rows, which cannot calibrate once alpha is chosen on them",
-        f"{'alpha':>6}{'threshold':>24}" + "".join(f"{name:>7}" for name in columns),
+        f"{'alpha':>6}{'threshold':>24}" + "".join(map(str.rjust, columns, widths)),
     ]
     for alpha in FRONTIER:
-        certificate = calibrate(rows, alpha, config, losses)
+        certificate = calibration.certificate(alpha)
         if not certificate.certified:
             lines.append(f"{alpha:>6}   {certificate.reason}")
             continue
-        sets = prediction_sets(rows.scores, certificate)
+        sets = prediction_sets(rows, certificate)
         found = realised(rows, sets, config, resamples=0)[config.unit]
-        values = "".join(
-            f"{'n/a' if value is None else format(value, '.3f'):>7}"
-            for value in (s.value for s in (found.size, *found.risks.values(), found.empty))
-        )
+        shares = (found.size, *found.risks.values(), found.empty)
+        shown = ("n/a" if s.value is None else f"{s.value:.3f}" for s in shares)
+        values = "".join(map(str.rjust, shown, widths))
         threshold = certificate.threshold
-        where = "by class" if threshold is None else repr(threshold)
-        lines.append(f"{alpha:>6}{where:>24}{values}")
+        where = f"by {'class' if config.per_class else 'group'}"
+        lines.append(f"{alpha:>6}{where if threshold is None else repr(threshold):>24}{values}")
     return "\n".join(lines)
 
 
-def refuse(certificates: list[Certificate], cal: Rows, config: Config) -> int:
+def joint_frontier(calibration: Calibration) -> list[str]:
+    """For each level of the first risk, the smallest of the second that can be had with it."""
+    first, second = calibration.config.target_risks
+    lines = [f"{first.abbreviation} at most   smallest {second.abbreviation} certifiable with it"]
+    for alpha in FRONTIER:
+        found = bisected(partial(_with_first, calibration, alpha))
+        least = "none" if found == "1" else found
+        lines.append(f"{alpha:>{len(first.abbreviation) + 8}}   {least}")
+    return lines
+
+
+def _with_first(calibration: Calibration, alpha: str, beta: str) -> Certificate:
+    return calibration.certificate(f"{alpha} {beta}")
+
+
+def refuse(certificates: list[Certificate], calibration: Calibration) -> int:
     """Say why nothing is certified, and the smallest alpha that would be (exit 3)."""
     for found in certificates:
         print(f"alpha {found.alpha}: nothing is certified, {found.reason}", file=sys.stderr)
-    if not all(found.trivially_met for found in certificates):
-        least = smallest_alpha(cal, config)
+    if calibration.config.joint:
+        print("what is feasible on these rows (needs fresh calibration rows)", file=sys.stderr)
+        print("\n".join(joint_frontier(calibration)), file=sys.stderr)
+    elif not all(found.trivially_met for found in certificates):
+        least = calibration.smallest_alpha()
         hint = "none below 1" if least is None else f"{least} (needs fresh calibration rows)"
         print(f"the smallest certifiable alpha on these rows: {hint}", file=sys.stderr)
     return 3

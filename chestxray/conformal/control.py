@@ -3,14 +3,16 @@
 All take arrays and know no files. Thresholds are for `p >= t`: a larger one gives smaller sets.
 """
 
+from collections.abc import Callable
 from fractions import Fraction
 
 import numpy as np
 
-from chestxray.conformal.bounds import hoeffding_bentkus_p_values, wsr_certifies
-from chestxray.conformal.risks import GRID, LossCurves, Misses
+from chestxray.conformal.betting import wsr_certifies
+from chestxray.conformal.losses import GRID, LossCurves, Misses
 
-_BLOCK = 64  # thresholds of the grid whose capital is computed at once
+_BLOCK = 64  # thresholds of the grid that are tested at once
+_ROUNDING = 1e-12  # of means of losses
 
 
 def crc_threshold(
@@ -76,40 +78,44 @@ def rcps_threshold(
     Returns:
         The threshold; -inf where none is certified.
     """
-    certified = 0
-    while certified < len(grid):
-        block = losses[:, certified : certified + _BLOCK][order]
-        failed = np.flatnonzero(~wsr_certifies(block, alpha, delta))
-        if len(failed):
-            certified += int(failed[0])
-            break
-        certified += block.shape[1]
-    return float(grid[certified - 1]) if certified else -np.inf
+    certified = fixed_sequence(
+        lambda places: wsr_certifies(losses[order, places], alpha, delta), range(len(grid))
+    )
+    return float(grid[certified[-1]]) if certified else -np.inf
 
 
-def ltt_thresholds(
-    risks: np.ndarray, n: int, alpha: float, delta: float, fwer: str, strict_last: bool
-) -> np.ndarray:
-    """Learn then test: thresholds with risk at most alpha, all at once, with probability 1 - delta.
-
-    Angelopoulos et al. 2021, arXiv:2110.01052, with Hoeffding-Bentkus p-values.
+def fixed_sequence(passes: Callable[[slice], np.ndarray], places: range) -> range:
+    """The head of a sequence of tests, up to the first that fails.
 
     Args:
-        risks: (T,) empirical risk over the n units at each threshold of the grid.
-        n: units.
-        alpha, delta: in (0, 1).
-        fwer: "fst" (fixed sequence from the strict end) or "holm".
-        strict_last: the strict end of the grid is its last threshold (FDR), not its first (FNR).
+        passes: (P,) bool, which places of a slice of the grid pass.
+        places: of the grid, in the order in which they are tested.
+    """
+    for start in range(0, len(places), _BLOCK):
+        block = places[start : start + _BLOCK]
+        passed = passes(slice(min(block), max(block) + 1))[:: block.step]
+        if not passed.all():
+            return places[: start + int(passed.argmin())]
+    return places
+
+
+def best_start(losses: np.ndarray, alpha: float) -> int:
+    """Where a fixed sequence starts: the place with the largest (alpha - mean) / sd.
+
+    Args:
+        losses: (n, T) of units that take part in no test, up to the last threshold where any of
+            their sets is not empty.
+        alpha: in (0, 1).
 
     Returns:
-        (T,) bool.
+        A number from 0 to T - 1, of equal ones the strictest; 0 where T is 0.
     """
-    p_values = hoeffding_bentkus_p_values(risks, n, alpha)
-    if fwer == "holm":
-        return holm(p_values, delta)
-    sequence = p_values[::-1] if strict_last else p_values
-    certified = np.logical_and.accumulate(sequence <= delta)
-    return certified[::-1] if strict_last else certified
+    gaps, spreads = alpha - losses.mean(axis=0), losses.std(axis=0)
+    gaps[np.abs(gaps) < _ROUNDING] = 0.0
+    spreads[spreads < _ROUNDING] = 0.0
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratios = np.where(gaps == 0, 0.0, gaps / spreads)
+    return len(ratios) - 1 - int(ratios[::-1].argmax()) if len(ratios) else 0
 
 
 def holm(p_values: np.ndarray, delta: float) -> np.ndarray:

@@ -5,13 +5,14 @@ from dataclasses import asdict, dataclass, fields
 import numpy as np
 
 from chestxray.bootstrap import percentile_interval, resampled_sums
-from chestxray.conformal.calibrate import Certificate, Rows
 from chestxray.conformal.options import Config
 from chestxray.conformal.risks import RISKS, FalseDiscoveryRate
+from chestxray.conformal.rows import Rows
 
 LEVEL = 0.95  # of the intervals
 WEIGHTINGS = ("image", "patient")
 RESAMPLES = 1000
+FEW_PATIENTS = 30  # of a group, below which its risk is shown in grey
 Ratio = tuple[np.ndarray, np.ndarray]  # (G, M) what each patient adds above and below the line
 
 
@@ -79,6 +80,20 @@ class ClassMetrics:
 
 
 @dataclass(frozen=True)
+class GroupMetrics:
+    """Realised risks of one group: images and patients that count, and the risks by name."""
+
+    images: int
+    patients: int
+    risks: dict[str, Estimate]
+
+    @property
+    def few(self) -> bool:
+        """So few that their interval is all that can be read."""
+        return self.patients < FEW_PATIENTS
+
+
+@dataclass(frozen=True)
 class RiskSummary:
     """Realised risk over re-splits: how many certify, and None for the rest where none does.
 
@@ -91,14 +106,6 @@ class RiskSummary:
     median: float | None = None
     interval: tuple[float, float] | None = None
     halves_above_alpha: float | None = None
-
-
-def prediction_sets(scores: np.ndarray, certificate: Certificate) -> np.ndarray:
-    """(N, K) bool: the classes in the set of each image, of a certificate with a threshold."""
-    if certificate.thresholds is not None:
-        limits = np.array([-np.inf if t is None else t for t in certificate.thresholds])
-        return scores >= limits
-    return scores >= certificate.threshold
 
 
 def realised(
@@ -120,39 +127,70 @@ def realised(
     return dict(zip(weightings, map(sums.metrics, tables, found), strict=True))
 
 
+def by_group(rows: Rows, sets: np.ndarray, config: Config) -> dict[str, dict[str, GroupMetrics]]:
+    """Realised risks within the groups of each column, weighted by the unit.
+
+    Args:
+        rows: N images with labels.
+        sets: (N, K) bool.
+        config: the risks, the unit, conventions and the seed of the bootstrap.
+
+    Returns:
+        By column and group; groups without an image that counts are left out.
+    """
+    columns = rows.described if rows.groups is None else {str(config.by): rows.groups}
+    counts = np.any([risk.counts(rows.targets) for risk in config.target_risks], axis=0)
+    found: dict[str, dict[str, GroupMetrics]] = {}
+    for column, groups in (columns | rows.described).items():
+        found[column] = {}
+        for name in groups.names:
+            mask = (groups.of == name) & counts
+            if not mask.any():
+                continue
+            own = rows.take(mask)
+            risks = realised(own, sets[mask], config)[config.unit].risks
+            found[column][name] = GroupMetrics(
+                images=len(own.units),
+                patients=len(np.unique(own.patients)),
+                risks={name: risks[name] for name in config.risk},
+            )
+    return found
+
+
 class _ImageSums:
     """What each image adds to the numerator and denominator of each metric."""
 
     def __init__(self, rows: Rows, sets: np.ndarray, config: Config) -> None:
         truth, sizes, one = rows.targets.astype(bool), sets.sum(axis=1), np.ones(len(sets))
-        right, false = (sets & truth).sum(axis=1), FalseDiscoveryRate()
+        right = (sets & truth).sum(axis=1)
         # "error" was refused for the calibration rows; here such rows are dropped.
         how = "drop" if config.no_positive == "error" else config.no_positive
         risks = {name: risk(how, config.empty) for name, risk in RISKS.items()}
-        means = {
-            name: (risk.image_losses(rows.targets, sets), risk.counts(rows.targets))
+        risks["fdr_nonempty"] = FalseDiscoveryRate(how, "drop")
+        # Numerator and denominator, and which images count.
+        parts = {
+            name: (risk.image_losses(rows.targets, sets), risk.image_weights(sets), counts)
             for name, risk in risks.items()
+            for counts in [risk.counts(rows.targets)]
         } | {
-            "fdr_nonempty": (false.image_losses(rows.targets, sets), sizes > 0),
-            "empty": (sizes == 0, one),
-            "full": (sizes == sets.shape[1], one),
-            "size": (sizes, one),
+            "empty": (sizes == 0, one, one),
+            "full": (sizes == sets.shape[1], one, one),
+            "size": (sizes, one, one),
+            "precision": (right, sizes, one),
+            "recall": (right, truth.sum(axis=1), one),
         }
-        ratios = {"precision": (right, sizes), "recall": (right, truth.sum(axis=1))}
-        self.risks, self.names = tuple(RISKS), (*means, *ratios)
-        self._means = len(means)
-        self._over = np.column_stack([v * m for v, m in means.values()] + [right, right])
-        self._under = np.column_stack([d for _, d in (means | ratios).values()])
+        self.risks, self.names = tuple(RISKS), tuple(parts)
+        self._over = np.column_stack([over * counts for over, _, counts in parts.values()])
+        self._under = np.column_stack([under * counts for _, under, counts in parts.values()])
+        self._counts = np.column_stack([counts for *_, counts in parts.values()])
 
     def by_patient(self, patient: np.ndarray, weighting: str) -> Ratio:
         """The sums of each patient; `patient` is the number of each image's patient, (N,)."""
         over, under = by_patient(self._over, patient), by_patient(self._under, patient)
         if weighting == "image":
             return over, under
-        # A mean is taken within each patient first; of a ratio, both sides are.
-        images = np.bincount(patient)[:, None]
-        weights = np.where(np.arange(len(self.names)) < self._means, under, images)
-        return over / np.maximum(weights, 1), under / np.maximum(weights, 1)
+        images = np.maximum(by_patient(self._counts, patient), 1)  # of both, the patient's mean
+        return over / images, under / images
 
     def metrics(self, sums: Ratio, found: list[Estimate]) -> SetMetrics:
         """The estimates by name, with the intervals of shares that have no width mended."""
@@ -259,7 +297,7 @@ def by_patient(values: np.ndarray, patient: np.ndarray) -> np.ndarray:
     return np.stack([np.bincount(patient, weights=column) for column in values.T], axis=1)
 
 
-def summary(risks: np.ndarray, alpha: str) -> RiskSummary:
+def summary(risks: np.ndarray, alpha: float) -> RiskSummary:
     """Summarise the realised risk over re-splits, NaN where a cut has none."""
     known = risks[~np.isnan(risks)]
     if not len(known):
@@ -270,5 +308,5 @@ def summary(risks: np.ndarray, alpha: str) -> RiskSummary:
         mean=float(known.mean()),
         median=float(median),
         interval=(float(low), float(high)),
-        halves_above_alpha=float((known > float(alpha)).mean()),
+        halves_above_alpha=float((known > alpha).mean()),
     )

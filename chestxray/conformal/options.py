@@ -6,33 +6,39 @@ Only numpy is imported here, so that --help and wrong usage answer at once.
 import argparse
 import math
 from dataclasses import asdict, dataclass, fields
+from decimal import Decimal
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+from chestxray.conformal.groups import Column
 from chestxray.conformal.risks import RISKS, Risk
 from chestxray.labels import is_no_finding
 from chestxray.runtime.cli import Parser, number
 from chestxray.runtime.text import join_limited
 
+_MOST_LEVELS = 100  # of a range
 FRESH = "test"  # the split whose rows trained nothing and chose nothing
 
 
 @dataclass(frozen=True)
 class Config:
-    """Options of a calibration: the risk, the method and for whom; names are the command's flags.
+    """Options of a calibration: the risks, the method and for whom; names are the command's flags.
 
-    `split` is --from: None where all rows are used.
+    `split` is --from: None where all rows are used. `tune` is the SHA-256 of that file.
     """
 
-    risk: str = "fnr"
+    risk: tuple[str, ...] = ("fnr",)
     method: str = "crc"
     delta: float = 0.1
     unit: str = "patient"
     no_positive: str = "drop"
-    empty: float = 0.0
+    empty: str = "0"
     fwer: str = "fst"
+    pvalue: str = "wsr"
+    tune: str | None = None
     per_class: bool = False
+    by: str | None = None
     split: str | None = None
     untouched: bool = False
     exclude: tuple[str, ...] = ()
@@ -41,10 +47,44 @@ class Config:
     resplits: int = 1000
     seed: int = 0
 
+    def named_risk(self, name: str) -> Risk:
+        """A risk with the chosen conventions for 0/0."""
+        return RISKS[name](self.no_positive, self.empty)
+
+    @property
+    def target_risks(self) -> tuple[Risk, ...]:
+        """The risks to be controlled, all by one threshold."""
+        return tuple(map(self.named_risk, self.risk))
+
     @property
     def target_risk(self) -> Risk:
-        """The risk to be controlled, with the chosen conventions for 0/0."""
-        return RISKS[self.risk](self.no_positive, self.empty)
+        """The first of them; the only one where a method can control but one."""
+        return self.target_risks[0]
+
+    @property
+    def abbreviations(self) -> str:
+        """The risks as a title names them: "FNR and FDR"."""
+        return " and ".join(risk.abbreviation for risk in self.target_risks)
+
+    @property
+    def joint(self) -> bool:
+        """Several risks are controlled at once."""
+        return len(self.risk) > 1
+
+    @property
+    def in_parts(self) -> bool:
+        """Each class or group has a threshold of its own."""
+        return self.per_class or self.by is not None
+
+    @property
+    def part(self) -> str:
+        """What a threshold is for: a class, or a group."""
+        return "group" if self.by else "class"
+
+    @property
+    def needs_start(self) -> bool:
+        """Other patients have to choose where a fixed sequence of tests starts."""
+        return self.method == "ltt" and self.fwer == "fst" and self.target_risk.needs_start
 
     def leaves_out(self, name: str) -> bool:
         """Return whether a class takes no part in sets and risks."""
@@ -52,7 +92,7 @@ class Config:
 
     def to_json(self) -> dict[str, object]:
         """All options by their flags."""
-        options = asdict(self) | {"exclude": list(self.exclude)}
+        options = asdict(self) | {"risk": list(self.risk), "exclude": list(self.exclude)}
         return {"from" if name == "split" else name: value for name, value in options.items()}
 
     @classmethod
@@ -67,22 +107,33 @@ class Config:
         for field in fields(cls):
             if field.name not in named:
                 raise KeyError(field.name)
-        return cls(**named | {"exclude": tuple(options["exclude"])})
+        several = {name: tuple(options[name]) for name in ("risk", "exclude")}
+        return cls(**named | several)
 
 
 def config_of(args: argparse.Namespace) -> Config:
-    """The options that were typed; the split is None where none was."""
+    """The options that were typed; the split is None where none was, and so is the tune file."""
     names = {field.name for field in fields(Config)}
     typed = {name: value for name, value in vars(args).items() if name in names}
+    joint = len(args.risk) > 1
     return Config(
         **typed
         | {
-            "method": args.method or RISKS[args.risk]().methods[0],
+            "risk": tuple(args.risk),
+            "method": args.method or ("ltt" if joint else RISKS[args.risk[0]]().methods[0]),
             "delta": float(args.delta),
-            "empty": float(args.empty),
+            "fwer": args.fwer or ("holm" if joint else "fst"),
+            "pvalue": args.pvalue or "wsr",
+            "tune": None,
             "exclude": tuple(args.exclude),
         }
     )
+
+
+def levels_of(args: argparse.Namespace) -> list[str]:
+    """Each level once, as it was first typed; of several risks the one level, "A B"."""
+    alphas = [alpha for word in args.alpha or [] for alpha in word]
+    return [" ".join(alphas)] if alphas and len(args.risk) > 1 else unique_alphas(alphas)
 
 
 def unique_alphas(typed: list[str]) -> list[str]:
@@ -117,6 +168,8 @@ def _apply_fault(typed: dict[str, object]) -> str:
 def _contradiction(args: argparse.Namespace, typed: dict[str, object]) -> str:
     """The fault of a combination of flags; "" where there is none."""
     config = config_of(args)
+    ltt = config.method == "ltt"
+    levels = sum(map(len, args.alpha or []))
     rules = {
         "--alpha A is needed; --frontier shows what each level costs": (
             not (args.alpha or args.frontier or args.npz)
@@ -130,29 +183,100 @@ def _contradiction(args: argparse.Namespace, typed: dict[str, object]) -> str:
         f"--npz {args.npz} is the scores file itself": (
             args.npz and args.npz.resolve() == args.csv.resolve()
         ),
+        _joint_fault(config): _joint_fault(config),
+        f"--alpha takes one level for each of --risk {' '.join(config.risk)}, in their order": (
+            config.joint and args.alpha and levels != len(config.risk)
+        ),
         "--delta goes with --method rcps or ltt: crc promises an expectation": (
             "delta" in typed and config.method == "crc"
         ),
-        "--fwer goes with --method ltt": "fwer" in typed and config.method != "ltt",
+        "--fwer goes with --method ltt": "fwer" in typed and not ltt,
+        "--pvalue goes with --method ltt": "pvalue" in typed and not ltt,
+        "--tune chooses where the tests of --empty drop and --risk mfdr start (--fwer fst)": (
+            args.tune and not config.needs_start
+        ),
+        f"--tune {args.tune} is the scores file itself: another file, or a fifth of the "
+        "calibration patients without the flag": (
+            args.tune and args.tune.resolve() == args.csv.resolve()
+        ),
         _method_fault(config): _method_fault(config),
     }
     return next((message for message, broken in rules.items() if broken), "")
 
 
+def _joint_fault(config: Config) -> str:
+    """The reason why several risks cannot be controlled at once; "" where they can."""
+    if not config.joint:
+        return ""
+    names = " ".join(config.risk)
+    if len(set(config.risk)) < len(config.risk):
+        return f"--risk {names} names a risk twice"
+    if len(config.risk) > 2:
+        return f"--risk {names}: two risks at most can be controlled at once"
+    if config.method != "ltt":
+        return f"--risk {names} at once is for --method ltt, not {config.method}"
+    if config.fwer != "holm":
+        return (
+            f"--risk {names} at once has no end of the grid where both are low, for a fixed "
+            "sequence to begin at: --fwer holm"
+        )
+    if config.in_parts:
+        return f"--risk {names} at once has one threshold: leave --per-class and --by out"
+    return ""
+
+
 def _method_fault(config: Config) -> str:
     """The reason why the method cannot control the risk; "" where it can."""
     risk = config.target_risk
-    if config.method not in risk.methods:
+    if not config.joint and config.method not in risk.methods:
         return (
             f"--method {config.method} needs a monotone risk, which {risk.abbreviation} is not: "
             f"--method {risk.methods[0]}"
         )
     if config.method == "ltt" and config.fwer == "fst" and risk.fixed_sequence_fault:
         return f"--fwer fst {risk.fixed_sequence_fault}: --fwer holm"
-    if config.per_class and not (risk.by_class and config.method == "crc"):
-        names = join_limited(name for name, other in RISKS.items() if other.by_class)
+    names = join_limited(name for name, other in RISKS.items() if other.by_class)
+    can_be_parted = risk.by_class and config.method == "crc"
+    if config.per_class and config.by:
+        return (
+            "--per-class and --by at once leave too few patients for each threshold: choose one "
+            "of them"
+        )
+    if config.per_class and not can_be_parted:
         return f"--per-class is for --risk {names} --method crc"
+    if config.by and not can_be_parted:
+        return f"--by is for --risk {names} --method crc"
     return ""
+
+
+def column(word: str) -> str:
+    """Check COLUMN or COLUMN:CUT,CUT and keep it as typed."""
+    try:
+        Column.parse(word)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return word
+
+
+def alphas(word: str) -> list[str]:
+    """The levels of a word: one, or FIRST:LAST:STEP, each as text, so that it is taken exactly."""
+    if ":" not in word:
+        return [share(word)]
+    try:
+        first, last, step = map(Decimal, word.split(":"))
+        count = math.floor((last - first) / step) + 1 if step > 0 else 0
+        inside = count >= 1 and 0 < first and last < 1
+    except (ValueError, ArithmeticError):
+        inside = False
+    if not inside:
+        raise argparse.ArgumentTypeError(
+            f"{word!r} is not FIRST:LAST:STEP with 0 < FIRST <= LAST < 1 and STEP above 0"
+        )
+    if count > _MOST_LEVELS:
+        raise argparse.ArgumentTypeError(
+            f"{word!r} makes {count:,} levels, above {_MOST_LEVELS}: a larger STEP"
+        )
+    return [f"{(first + place * step).normalize():f}" for place in range(count)]
 
 
 def share(word: str) -> str:
@@ -203,14 +327,19 @@ docs/risk-control.md explains what is promised, and what is not.""",
     promise = parser.add_argument_group("the promise")
     risks = "; ".join(f"{name}: {risk.meaning}" for name, risk in RISKS.items())
     promise.add_argument(
-        "--risk", choices=tuple(RISKS), default="fnr", help=f"{risks} (default: fnr)"
+        "--risk",
+        choices=tuple(RISKS),
+        nargs="+",
+        default=["fnr"],
+        help=f"{risks}; several: all at once, by one threshold (default: fnr)",
     )
     promise.add_argument(
         "--alpha",
-        type=share,
+        type=alphas,
         nargs="+",
         metavar="A",
-        help="the risk to stay below, 0 < A < 1, taken exactly; each of several holds alone",
+        help="the risk to stay below, 0 < A < 1, taken exactly; each of several holds alone. "
+        "0.05:0.5:0.05 is a range; of several risks, one level each",
     )
     promise.add_argument(
         "--method",
@@ -238,11 +367,30 @@ docs/risk-control.md explains what is promised, and what is not.""",
         help="a threshold for each class by itself (fnr by crc only)",
     )
     promise.add_argument(
+        "--by",
+        type=column,
+        metavar="COLUMN",
+        help="a threshold for each group of patients by itself (fnr by crc only): the values of a "
+        "column of SCORES.csv, as sex or view, or bands of a number, as age:18,40,60,80",
+    )
+    promise.add_argument(
         "--fwer",
         choices=("fst", "holm"),
-        default="fst",
         help="of ltt. fst: test thresholds from the strict end until one fails; holm: test all, "
-        "at a higher price (default: fst)",
+        "at a higher price (default: fst; holm for several risks)",
+    )
+    promise.add_argument(
+        "--pvalue",
+        choices=("wsr", "hb"),
+        help="of ltt. wsr: by betting, sharper; hb: Hoeffding and Bentkus, as in the papers "
+        "(default: wsr)",
+    )
+    promise.add_argument(
+        "--tune",
+        type=Path,
+        metavar="FILE",
+        help="scores of other patients (validation rows), that choose where the tests of --empty "
+        "drop and --risk mfdr start (default: a fifth of the calibration patients)",
     )
     rows = parser.add_argument_group("rows and classes")
     rows.add_argument(
@@ -272,10 +420,10 @@ docs/risk-control.md explains what is promised, and what is not.""",
     )
     rows.add_argument(
         "--empty",
-        type=int,
-        choices=(0, 1),
-        default=0,
-        help="the false share of an empty set, 0/0: 0 or 1 (default: 0)",
+        choices=("0", "1", "drop"),
+        default="0",
+        help="the false share of an empty set, 0/0: 0 or 1; drop: it does not count, and fdr is "
+        "that of the sets that are not empty (default: 0)",
     )
     rows.add_argument(
         "--cal-fraction",

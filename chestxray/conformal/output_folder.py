@@ -19,13 +19,15 @@ _PLOT = re.compile(rf"({'|'.join(TITLES)})_[^/\\]+\.png")
 
 def plot_name(kind: str, alpha: str) -> str:
     """The file of a plot of one alpha."""
-    return f"{kind}_{alpha}.png"
+    return f"{kind}_{alpha.replace(' ', '_')}.png"
 
 
 def default_folder(csv: Path, config: Config) -> Path:
     """The folder beside a scores CSV whose name tells risk, method, per class and split."""
-    parts = [stem(csv), config.risk, config.method]
+    parts = [stem(csv), *config.risk, config.method]
+    parts += ["nonempty"] if config.empty == "drop" and "fdr" in config.risk else []
     parts += ["per-class"] if config.per_class else []
+    parts += [f"by-{config.by}"] if config.by else []
     parts += [config.split] if config.split not in (None, FRESH) else []
     return csv.parent / "_".join(re.sub(r"[^\w.-]", "-", str(part)) for part in parts)
 
@@ -55,8 +57,8 @@ def refuse_other_calibration(
         there = thresholds.read(folder / "thresholds.json")
     except (OSError, ValueError):
         _refuse(folder, f"{_names(folder)}, and no calibration of this version")
-    levels = [float(certificate.alpha) for certificate in there.certificates]
-    asked = [float(alpha) for alpha in alphas]
+    levels = [certificate.alpha for certificate in there.certificates]
+    asked = [" ".join(str(float(part)) for part in alpha.split()) for alpha in alphas]
     differing = [
         f"--{_flag(field.name)} {_typed(getattr(there.config, field.name))} there, "
         f"{_typed(getattr(config, field.name))} here"

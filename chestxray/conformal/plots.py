@@ -6,17 +6,25 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from chestxray.conformal.calibrate import Certificate
-from chestxray.conformal.metrics import ClassMetrics, Estimate, RiskSummary
+from chestxray.conformal.certificate import Certificate
+from chestxray.conformal.losses import GRID
+from chestxray.conformal.metrics import (
+    FEW_PATIENTS,
+    ClassMetrics,
+    Estimate,
+    GroupMetrics,
+    RiskSummary,
+)
 from chestxray.conformal.options import Config
 from chestxray.conformal.report import positives_text
-from chestxray.conformal.risks import GRID
+from chestxray.conformal.resplits import Cuts
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 _BLUE, _ORANGE, _GREEN, _BLACK = "#0072b2", "#d55e00", "#009e73", "#222222"
+_GREY = "#999999"
 _COLOURS = (_BLUE, _ORANGE, _GREEN, "#cc79a7", "#e69f00", "#56b4e9")
 _DASHES = ("-", "--", ":")  # with the colours, 18 lines that differ
 _TICKS = (0.001, 0.01, 0.1, 0.5, 0.9, 0.99, 0.999)
@@ -28,11 +36,13 @@ def _axes(config: Config, alpha: str) -> tuple["Figure", "Axes"]:
     figure = Figure(figsize=(8, 5), layout="constrained")
     axes = figure.subplots()
     axes.spines[["top", "right"]].set_visible(False)
-    promise = f"alpha = {alpha}" + (" for each class" if config.per_class else "")
+    promise = f"alpha = {alpha.replace(' ', ' and ')}"
+    promise += f" for each {config.part}" if config.in_parts else ""
     if config.method != "crc":
         promise += f", delta = {config.delta:g}"
-    risk = config.target_risk.abbreviation
-    axes.set_title(f"{risk} by {config.method.upper()}, {promise}", loc="left", fontsize=11)
+    axes.set_title(
+        f"{config.abbreviations} by {config.method.upper()}, {promise}", loc="left", fontsize=11
+    )
     return figure, axes
 
 
@@ -73,112 +83,116 @@ class Steps:
 
 
 def draw_risk(
-    risks: Steps, bound: Steps | None, certificate: Certificate, config: Config
+    curves: list[tuple[Steps, Steps | None]], certificate: Certificate, config: Config
 ) -> "Figure":
     """Risk on the calibration rows against the threshold, with bound, alpha and what meets it.
 
     Args:
-        risks: mean loss of the calibration units.
-        bound: its upper bound or correction, None where the method has none.
+        curves: of each risk the mean loss of the calibration units, and its upper bound or
+            correction, None where the method has none.
         certificate: with one threshold.
         config: risk, method and unit.
     """
-    alpha, threshold = certificate.alpha, float(certificate.threshold or 0.0)
-    figure, axes = _axes(config, alpha)
-    risks.draw(axes, color=_BLUE, linewidth=3, label=f"calibration {config.unit}s, mean")
-    if bound is not None:
-        name = "corrected for one more" if config.method == "crc" else "upper bound"
-        bound.draw(axes, color=_ORANGE, linestyle="--", label=name)
-    axes.axhline(float(alpha), color=_BLACK, linestyle=":", label="alpha")
-    ends = (threshold, GRID[-1]) if config.target_risk.strict_last else (GRID[0], threshold)
+    threshold = float(certificate.threshold or 0.0)
+    figure, axes = _axes(config, certificate.alpha)
+    colours = (_BLUE, _ORANGE)
+    for place, (risks, bound) in enumerate(curves):
+        risk, colour = config.target_risks[place], colours[place]
+        level = certificate.alpha.split()[place]
+        name = f"{risk.abbreviation}, calibration" if config.joint else "calibration"
+        risks.draw(axes, color=colour, linewidth=3, label=f"{name} {config.unit}s, mean")
+        if bound is not None:
+            name = "corrected for one more" if config.method == "crc" else "upper bound"
+            bound.draw(axes, color=_ORANGE, linestyle="--", label=name)
+        label = f"alpha = {level} of the {risk.abbreviation}" if config.joint else "alpha"
+        colour = colour if config.joint else _BLACK
+        axes.axhline(float(level), color=colour, linestyle=":", label=label)
     if config.fwer == "fst" or config.method != "ltt":  # what Holm certifies may have gaps
+        first = certificate.start.threshold if certificate.start else GRID[-1]
+        ends = (threshold, first) if config.target_risk.strict_last else (GRID[0], threshold)
         name = "thresholds that meet alpha" if config.method == "crc" else "certified thresholds"
         axes.axvspan(*ends, color=_GREEN, alpha=0.12, label=name)
     axes.axvline(threshold, color=_GREEN, label=f"threshold {threshold!r}")
     _threshold_axis(axes)
-    axes.set_ylabel(config.target_risk.axis_label)
+    axes.set_ylabel("risk" if config.joint else config.target_risk.axis_label)
     axes.legend(frameon=False, loc="best")
     return figure
 
 
-def draw_risk_per_class(
-    curves: list[Steps | None],
-    certificate: Certificate,
-    classes: tuple[str, ...],
-    config: Config,
+def draw_risk_in_parts(
+    curves: dict[str, Steps | None], certificate: Certificate, config: Config
 ) -> "Figure":
-    """The corrected risk of each class against its threshold, with a dot at the chosen one.
+    """The corrected risk of each class or group against its threshold, a dot at the chosen one.
 
     Args:
-        curves: the corrected risk of K classes; None where no calibration unit has the class.
-        certificate: with a threshold for each class.
-        classes: K names.
+        curves: by name; None where no calibration unit counts.
+        certificate: with a threshold for each class or group.
         config: unit and method.
     """
     figure, axes = _axes(config, certificate.alpha)
-    units = certificate.units_by_name(classes) or {}
-    thresholds = certificate.thresholds_by_name(classes) or {}
     axes.axhline(float(certificate.alpha), color=_BLACK, linewidth=1, label="alpha")
-    for k, (name, curve) in enumerate(zip(classes, curves, strict=True)):
+    for k, (name, part) in enumerate((certificate.parts or {}).items()):
         colour = _COLOURS[k % len(_COLOURS)]
         dashes = _DASHES[k // len(_COLOURS) % len(_DASHES)]
-        threshold, label = thresholds[name], f"{name} ({units[name]:,})"
-        if threshold is None:
-            label += ", always in"
+        curve, label = curves[name], f"{name} ({part.n_units:,})"
+        if part.threshold is None:
+            label += ", always in" if config.per_class else ", every class"
         if curve is None:
             axes.plot([], [], " ", label=label)
             continue
         curve.draw(axes, color=colour, linestyle=dashes, label=label)
-        if threshold is not None:
-            reached = curve.at(threshold)
-            axes.plot(threshold, reached, "o", color=colour, markeredgecolor="white", zorder=3)
+        if part.threshold is not None:
+            reached = curve.at(part.threshold)
+            axes.plot(part.threshold, reached, "o", color=colour, markeredgecolor="white", zorder=3)
     _threshold_axis(axes)
-    axes.set_ylabel(f"{config.target_risk.label} of a class, corrected for one more")
-    title = f"class ({config.unit}s that calibrate);\ndot: its threshold"
+    axes.set_ylabel(f"{config.target_risk.label} of a {config.part}, corrected for one more")
+    title = f"{config.part} ({config.unit}s that calibrate);\ndot: its threshold"
     figure.legend(frameon=False, loc="outside right upper", title=title, fontsize=8)
     return figure
 
 
-def draw_resplits(risks: np.ndarray, alpha: str, config: Config, cut_by: str) -> "Figure":
-    """Histogram of the realised risk over re-splits by patient, with alpha and the mean.
+def draw_resplits(cuts: Cuts, certificate: Certificate, config: Config, cut_by: str) -> "Figure":
+    """Histogram of the realised risks over re-splits by patient, with alpha and the mean.
 
     Args:
-        risks: (times,) realised risk of each cut, NaN where it certifies nothing.
-        alpha: the level.
+        cuts: of resplit.
+        certificate: of the level.
         config: risk, method, unit and the share that calibrates.
         cut_by: "patient" or "image".
     """
-    known = risks[~np.isnan(risks)]
-    figure, axes = _axes(config, alpha)
-    axes.hist(known, bins=40, color=_BLUE, alpha=0.75)
-    above = float((known > float(alpha)).mean()) if len(known) else 0.0
-    axes.axvline(float(alpha), color=_BLACK, linestyle="--", linewidth=2, label=f"alpha = {alpha}")
-    if len(known):
-        axes.axvline(known.mean(), color=_ORANGE, linewidth=2, label=f"mean {known.mean():.3f}")
-    axes.plot(
-        [],
-        [],
-        " ",
-        label=f"{above:.1%} of {len(known):,} evaluation halves above alpha,\n"
-        "which errs with both halves",
-    )
+    figure, axes = _axes(config, certificate.alpha)
+    levels = certificate.alpha.split()
+    for risk, alpha, colour in zip(config.target_risks, levels, (_BLUE, _ORANGE), strict=False):
+        known = cuts.risks[risk.name][~np.isnan(cuts.risks[risk.name])]
+        named = f"{risk.abbreviation}: " if config.joint else ""
+        mean, line = (colour, colour) if config.joint else (_ORANGE, _BLACK)
+        axes.hist(known, bins=40, color=colour, alpha=0.75 if not config.joint else 0.5)
+        above = float((known > float(alpha)).mean()) if len(known) else 0.0
+        label = f"{named}alpha = {alpha}"
+        axes.axvline(float(alpha), color=line, linestyle="--", linewidth=2, label=label)
+        if len(known):
+            label = f"{named}mean {known.mean():.3f}"
+            axes.axvline(known.mean(), color=mean, linewidth=2, label=label)
+        label = f"{named}{above:.1%} of {len(known):,} evaluation halves above alpha,"
+        axes.plot([], [], " ", label=f"{label}\nwhich errs with both halves")
     if config.method != "crc":
         axes.plot([], [], " ", label="gaps: thresholds lie on a grid")
     whom = f"{config.unit}s of the evaluation half"
-    axes.set_xlabel(f"realised {config.target_risk.axis_label}, mean over the {whom}")
+    risks = "risks" if config.joint else config.target_risk.axis_label
+    axes.set_xlabel(f"realised {risks}, mean over the {whom}")
     axes.set_ylabel(f"cuts by {cut_by}, {config.cal_fraction:.0%} for calibration")
     axes.locator_params(axis="y", integer=True)
     figure.legend(frameon=False, loc="outside lower center", ncols=2)
     return figure
 
 
-def draw_resplits_per_class(
+def draw_resplits_in_parts(
     found: dict[str, RiskSummary], alpha: str, config: Config, cut_by: str
 ) -> "Figure":
-    """Realised risk of each class over re-splits by patient: median, 5-95 %, and alpha.
+    """Realised risk of each class or group over re-splits: median, 5-95 %, and alpha.
 
     Args:
-        found: the summary of each class.
+        found: the summary of each class or group.
         alpha: the level.
         config: unit and the share that calibrates.
         cut_by: "patient" or "image".
@@ -197,9 +211,10 @@ def draw_resplits_per_class(
     axes.set_yticks(np.arange(len(found)), list(found))
     axes.invert_yaxis()
     axes.set_xlim(left=0)
+    whom = "with the class" if config.per_class else "of the group"
     axes.set_xlabel(
-        f"realised {config.target_risk.label} of the evaluation half's {config.unit}s with the "
-        f"class,\nover cuts by {cut_by}, {config.cal_fraction:.0%} for calibration"
+        f"realised {config.target_risk.label} of the evaluation half's {config.unit}s {whom},\n"
+        f"over cuts by {cut_by}, {config.cal_fraction:.0%} for calibration"
     )
     figure.legend(frameon=False, loc="outside lower center", ncols=4)
     return figure
@@ -233,6 +248,43 @@ def draw_classes(table: dict[str, ClassMetrics], alpha: str, config: Config) -> 
     axes.set_yticks(places, [f"{name} ({positives_text(row)})" for name, row in table.items()])
     axes.invert_yaxis()
     axes.set(xlim=(0, 1), xlabel=f"share by {config.unit}, with 95 % intervals over {cut_by}s")
+    figure.legend(frameon=False, loc="outside lower center", ncols=3)
+    return figure
+
+
+def draw_groups(
+    columns: dict[str, dict[str, GroupMetrics]], certificate: Certificate, config: Config
+) -> "Figure":
+    """Realised risks within groups with their intervals, in grey where few patients are behind.
+
+    Args:
+        columns: by column and group.
+        certificate: of the level.
+        config: the risks and the unit.
+    """
+    figure, axes = _axes(config, certificate.alpha)
+    names = [f"{column}: {name}" for column, groups in columns.items() for name in groups]
+    groups = [group for of_column in columns.values() for group in of_column.values()]
+    colours = (_BLUE, _ORANGE)[: len(config.risk)]
+    for risk, level, colour in zip(config.risk, certificate.alphas, colours, strict=True):
+        own = config.named_risk(risk).abbreviation
+        label = f"alpha = {level:g}" + (f" of the {own}" if config.joint else "")
+        axes.axvline(level, color=colour if config.joint else _BLACK, linestyle="--", label=label)
+        for place, group in enumerate(groups):
+            found, shown = group.risks[risk], _GREY if group.few else colour
+            if found.value is None:
+                continue
+            axes.plot(found.interval or (), [place] * len(found.interval or ()), color=shown)
+            axes.plot(found.value, place, "o", color=shown)
+        axes.plot([], [], "o-", color=colour, label=f"{own}, 95 %")
+    if any(group.few for group in groups):
+        label = f"fewer than {FEW_PATIENTS} patients"
+        axes.plot([], [], "o-", color=_GREY, label=label)
+    counted = [f"{name} ({group.patients:,})" for name, group in zip(names, groups, strict=True)]
+    axes.set_yticks(np.arange(len(names)), counted)
+    axes.invert_yaxis()
+    axes.set_xlim(left=0)
+    axes.set_xlabel(f"realised {config.abbreviations} by {config.unit} (patients in brackets)")
     figure.legend(frameon=False, loc="outside lower center", ncols=3)
     return figure
 

@@ -9,19 +9,23 @@ from functools import partial
 
 import numpy as np
 
-from chestxray.conformal.calibrate import BOUNDS, Certificate, Rows
+from chestxray.conformal.certificate import BOUNDS, Certificate, prediction_sets
+from chestxray.conformal.groups import Column
 from chestxray.conformal.metrics import (
+    FEW_PATIENTS,
     ClassMetrics,
     Estimate,
+    GroupMetrics,
     RiskSummary,
     SetMetrics,
+    by_group,
     per_class,
-    prediction_sets,
     realised,
 )
 from chestxray.conformal.options import Config
 from chestxray.conformal.resplits import Spread
-from chestxray.conformal.risks import RISKS, FalseDiscoveryRate
+from chestxray.conformal.risks import RISKS, FalseDiscoveryRate, Risk
+from chestxray.conformal.rows import Rows
 from chestxray.labels import is_no_finding
 from chestxray.runtime.text import join_limited, plural
 from chestxray.scores import Scores
@@ -31,17 +35,18 @@ _MANY = 0.2  # share of empty or full sets above which it is said
 
 @dataclass(frozen=True)
 class Resplits:
-    """Realised risk over cuts by patient: of the whole, or of each class alone."""
+    """Realised risks over cuts by patient: of the whole, or of each class or group alone."""
 
     times: int
-    whole: RiskSummary | None = None
-    classes: dict[str, RiskSummary] | None = None
+    whole: dict[str, RiskSummary] | None = None
+    parts: dict[str, RiskSummary] | None = None
 
     def to_json(self) -> dict[str, object]:
-        if self.classes is None:
-            return {"times": self.times} | (asdict(self.whole) if self.whole else {})
-        by_class = {name: asdict(found) for name, found in self.classes.items()}
-        return {"times": self.times, "classes": by_class}
+        found = {name: asdict(of) for name, of in (self.parts or self.whole or {}).items()}
+        if self.parts is not None:
+            return {"times": self.times, "parts": found}
+        one = next(iter(found.values())) if len(found) == 1 else {"risks": found}
+        return {"times": self.times, **one}
 
 
 @dataclass(frozen=True)
@@ -50,21 +55,21 @@ class Entry:
 
     Attributes:
         certificate: the answer.
-        classes: K names.
         guarantee: the promise in two sentences; None where nothing is certified.
         realised: metrics on the evaluation rows by weighting; None where there are none.
         class_metrics: the same by class.
+        group_metrics: the realised risks by column and group, of the columns that the scores have.
         notes: sentences on what the metrics do not say by themselves.
-        spread: by CRC, the risk of single calibrations: of the whole, or by class.
+        spread: by CRC, the risk of single calibrations: of the whole, or of each part.
         resplits: realised risk over other cuts; None where none were drawn.
         plots: names of the plots.
     """
 
     certificate: Certificate
-    classes: tuple[str, ...]
     guarantee: str | None = None
     realised: dict[str, SetMetrics] | None = None
     class_metrics: dict[str, ClassMetrics] | None = None
+    group_metrics: dict[str, dict[str, GroupMetrics]] | None = None
     notes: tuple[str, ...] = ()
     spread: Spread | dict[str, Spread | None] | None = None
     resplits: Resplits | None = None
@@ -73,16 +78,24 @@ class Entry:
     def to_json(self) -> dict[str, object]:
         realised = {name: found.to_json() for name, found in (self.realised or {}).items()}
         classes = {name: found.to_json() for name, found in (self.class_metrics or {}).items()}
-        return self.certificate.to_json(self.classes) | {
+        return self.certificate.to_json() | {
             "certified": self.certificate.certified,
             "guarantee": self.guarantee,
             "realised": realised or None,
             "classes": classes or None,
+            "groups": self._groups_json(),
             "notes": list(self.notes),
             "single_calibrations": self._spread_json(),
             "resplits": self.resplits.to_json() if self.resplits else None,
             "plots": list(self.plots),
         }
+
+    def _groups_json(self) -> dict[str, object] | None:
+        columns = (self.group_metrics or {}).items()
+        return {
+            column: {name: asdict(found) for name, found in groups.items()}
+            for column, groups in columns
+        } or None
 
     def _spread_json(self) -> dict[str, object] | None:
         if isinstance(self.spread, dict):
@@ -144,7 +157,7 @@ class Report:
             "title": self.title,
             "counted": self.classes,
             "rows": self.rows,
-            "definition": self.config.target_risk.definition,
+            "definition": definition(self.config),
             "notes": self.notes,
             "warnings": self.warnings,
             "promise_holds": self.promise_holds,
@@ -157,7 +170,6 @@ class Report:
 def make_entry(
     certificate: Certificate,
     config: Config,
-    classes: tuple[str, ...],
     eval_rows: Rows | None,
     caveat: str = "",
 ) -> Entry:
@@ -166,44 +178,53 @@ def make_entry(
     Args:
         certificate: of calibrate.
         config: of the calibration.
-        classes: K names.
         eval_rows: labelled images; None where there are none.
         caveat: how a warning takes the promise back, "" where none does.
     """
     if not certificate.certified:
-        return Entry(certificate, classes)
+        return Entry(certificate)
     if caveat:
         caveat = f"{caveat}, see the warnings; without them it would read: "
     promise = caveat + guarantee(certificate, config)
     if eval_rows is None:
-        return Entry(certificate, classes, promise)
-    sets = prediction_sets(eval_rows.scores, certificate)
+        return Entry(certificate, promise)
+    sets = prediction_sets(eval_rows, certificate)
     found = realised(eval_rows, sets, config)
     notes = _full_sets(found) + ([] if caveat else _above_alpha(found, certificate, config))
-    shares = per_class(eval_rows, sets, classes, config.seed)
-    return Entry(certificate, classes, promise, found, shares, tuple(notes))
+    return Entry(
+        certificate,
+        promise,
+        realised=found,
+        class_metrics=per_class(eval_rows, sets, eval_rows.classes, config.seed),
+        group_metrics=by_group(eval_rows, sets, config),
+        notes=tuple(notes),
+    )
 
 
 def _above_alpha(
     found: dict[str, SetMetrics], certificate: Certificate, config: Config
 ) -> list[str]:
     """Say why a realised risk may lie above alpha, where one does."""
-    risk, alpha = config.target_risk.abbreviation, float(certificate.alpha)
-    by_image = found["image"].risks[config.risk].value
-    own = by_image if config.unit == "image" else found["patient"].risks[config.risk].value
-    if config.per_class or own is None or by_image is None:
+    if config.in_parts:
         return []
-    if round(own, 3) > alpha:
-        return [
-            f"by {config.unit} the {risk} is {own:.3f} on these rows, above alpha: the promise is "
-            "about the risk of new ones, and a finite number of rows errs by chance"
-        ]
-    if round(by_image, 3) > alpha:
-        return [
-            f"by image the {risk} is {by_image:.3f}, above alpha: the promise is by patient, where "
-            "one with many images weighs as much as one with a single image"
-        ]
-    return []
+    said = []
+    for risk, alpha in zip(config.target_risks, certificate.alphas, strict=True):
+        by_image = found["image"].risks[risk.name].value
+        own = by_image if config.unit == "image" else found["patient"].risks[risk.name].value
+        if own is None or by_image is None:
+            continue
+        if round(own, 3) > alpha:
+            said.append(
+                f"by {config.unit} the {risk.abbreviation} is {own:.3f} on these rows, above "
+                "alpha: the promise is about the risk of new ones, and a finite number of rows "
+                "errs by chance"
+            )
+        elif round(by_image, 3) > alpha:
+            said.append(
+                f"by image the {risk.abbreviation} is {by_image:.3f}, above alpha: the promise is "
+                "by patient, where one with many images weighs as much as one with a single image"
+            )
+    return said
 
 
 def _full_sets(found: dict[str, SetMetrics]) -> list[str]:
@@ -216,7 +237,7 @@ def _full_sets(found: dict[str, SetMetrics]) -> list[str]:
 
 def empty_set_warnings(entries: list[Entry], config: Config) -> list[str]:
     """Warn of a false discovery rate that is low because many sets are empty."""
-    if config.risk != FalseDiscoveryRate.name or config.empty:
+    if FalseDiscoveryRate.name not in config.risk or config.empty != "0":
         return []
     said = []
     for entry in entries:
@@ -231,17 +252,26 @@ def empty_set_warnings(entries: list[Entry], config: Config) -> list[str]:
     return said
 
 
+def definition(config: Config) -> str:
+    """What is averaged, a sentence or two for each risk."""
+    return " ".join(risk.definition for risk in config.target_risks)
+
+
 def guarantee(certificate: Certificate, config: Config) -> str:
     """The promise of a certificate in two plain sentences: what, and on which conditions."""
-    risk, alpha, unit = config.target_risk, certificate.alpha, f"{config.unit}s"
-    conditions = f"It holds for {unit} drawn like those that calibrated, each alpha alone"
-    conditions += f", {risk.convention}" if risk.convention else ""
+    risks, unit = config.target_risks, f"{config.unit}s"
+    alphas = certificate.alpha.split()
+    alone = "both at once" if config.joint else "each alpha alone"
+    conditions = f"It holds for {unit} drawn like those that calibrated, {alone}"
+    conditions += "".join(f", {risk.convention}" for risk in risks if risk.convention)
     if config.method == "crc":
         conditions += ", and on average over calibrations: single ones lie above and below"
-    what = f"the {risk.meaning} ({risk.abbreviation}) is at most {alpha} in expectation"
-    if config.per_class:
+    what = " and ".join(map(lambda risk, a: risk.promise(a), risks, alphas))
+    if config.in_parts:
+        which = "class" if config.per_class else f"group of {Column.parse(str(config.by)).name}"
+        whom = f"{unit} with the class" if config.per_class else _counted(f"its {unit}", risks[0])
         return (
-            f"For each class by itself, among {unit} with the class, {what}, over the draw of the "
+            f"For each {which} by itself, among {whom}, {what}, over the draw of the "
             f"calibration {unit} and of a new one. {conditions}."
         )
     if config.method == "crc":
@@ -258,11 +288,16 @@ def guarantee(certificate: Certificate, config: Config) -> str:
 
 def _newcomer(config: Config) -> str:
     """The new unit that the promise is for, with a comma where the sentence needs one."""
-    counted = config.target_risk.counted
-    which = f" {counted}" if counted else ""
+    risks = config.target_risks
+    # Of two risks, each counts the images that it counts: the one that does not count all says so.
+    which = "" if config.joint else _counted("", risks[0])
     if config.unit == "patient":
         return f"a new patient's images{which}, averaged over them,"
     return f"a new image{which},"
+
+
+def _counted(whom: str, risk: Risk) -> str:
+    return f"{whom} {risk.counted}" if risk.counted else whom
 
 
 def classes_text(classes: tuple[str, ...]) -> str:
@@ -291,7 +326,7 @@ def rows_text(table: Scores) -> str:
 def lines(report: Report) -> list[str]:
     """The report as the command prints it, wrapped at the width of the terminal."""
     said = [f"warning: {warning}" for warning in report.warnings]
-    said.append(report.config.target_risk.definition)
+    said.append(definition(report.config))
     for entry in report.entries:
         said += ["", f"alpha {entry.certificate.alpha}"]
         said += [f"  {line}" for line in _entry_lines(entry, report)]
@@ -319,19 +354,33 @@ def _entry_lines(entry: Entry, report: Report) -> list[str]:
     said = [*_threshold_lines(entry, config), str(entry.guarantee)]
     said.append(counting(certificate, config))
     said += spread_lines(entry, report)
-    for name, found in (entry.realised or {}).items():
+    for weighting, found in (entry.realised or {}).items():
         risks = "  ".join(
-            f"{RISKS[risk].abbreviation} {_number(share.value)}"
-            for risk, share in found.risks.items()
+            f"{config.named_risk(name).abbreviation} {_number(share.value)}"
+            for name, share in found.risks.items()
         )
         said.append(
-            f"realised by {name:<8} {risks} (non-empty {_number(found.fdr_nonempty.value)})  "
+            f"realised by {weighting:<8} {risks} (non-empty {_number(found.fdr_nonempty.value)})  "
             f"empty {_number(found.empty.value)}  full {_number(found.full.value)}  "
             f"size {_number(found.size.value)}"
         )
+    said += _group_lines(entry, config)
     said += entry.notes
     if entry.resplits:
         said += _resplit_lines(entry.resplits, report)
+    return said
+
+
+def _group_lines(entry: Entry, config: Config) -> list[str]:
+    """The realised risks by sex, view, age, a line a column."""
+    said = []
+    for risk in config.target_risks:
+        for column, groups in (entry.group_metrics or {}).items():
+            found = "  ".join(
+                f"{name} {_number(group.risks[risk.name].value)}{' (few)' if group.few else ''}"
+                for name, group in groups.items()
+            )
+            said.append(f"realised {risk.abbreviation} by {column}: {found}")
     return said
 
 
@@ -348,7 +397,7 @@ def spread_lines(entry: Entry, report: Report) -> list[str]:
     if not isinstance(entry.spread, dict):
         return [f"{begin} {_spread(entry.spread, alpha)}"]
     width = max(map(len, entry.spread))
-    return [f"{begin} of each class"] + [
+    return [f"{begin} of each {config.part}"] + [
         f"  {name:<{width}} {_spread(found, alpha)}" for name, found in entry.spread.items()
     ]
 
@@ -366,7 +415,8 @@ def _spread_section(entry: Entry, report: Report) -> list[str]:
         return ["", f"{said[0][0].upper()}{said[0][1:]}."] if said else []
     page = [
         "",
-        f"| class | {report.config.target_risk.abbreviation} of single calibrations of this size |",
+        f"| {report.config.part} | {report.config.target_risk.abbreviation} of single calibrations "
+        "of this size |",
         "|---|---|",
     ]
     return page + [
@@ -378,18 +428,22 @@ def _spread_section(entry: Entry, report: Report) -> list[str]:
 def _resplit_lines(resplits: Resplits, report: Report) -> list[str]:
     config = report.config
     begin = f"{plural(resplits.times, 'cut')} by {report.cut_by}"
-    if resplits.classes is not None:
-        width = max(map(len, resplits.classes))
-        by_class = [f"  {name:<{width}} {_cuts(s)}" for name, s in resplits.classes.items()]
+    if resplits.parts is not None:
+        width = max(map(len, resplits.parts))
+        of_each = [f"  {name:<{width}} {_cuts(s)}" for name, s in resplits.parts.items()]
         label = config.target_risk.label
         return [
-            f"{begin}, realised {label} of each class; the share above alpha errs with both halves",
-            *by_class,
+            f"{begin}, realised {label} of each {config.part}; the share above alpha errs with "
+            "both halves",
+            *of_each,
         ]
-    whole = resplits.whole or RiskSummary(0)
-    found = "have a threshold" if config.method == "crc" else "certify"
-    errs = "" if whole.interval is None else ", which errs with both halves"
-    return [f"{begin}: {whole.certified:,} {found}, realised risk {_cuts(whole)}{errs}"]
+    said = []
+    for name, whole in (resplits.whole or {}).items():
+        found = "have a threshold" if config.method == "crc" else "certify"
+        errs = "" if whole.interval is None else ", which errs with both halves"
+        risk = config.named_risk(name).abbreviation if config.joint else "risk"
+        said.append(f"{begin}: {whole.certified:,} {found}, realised {risk} {_cuts(whole)}{errs}")
+    return said
 
 
 def _cuts(found: RiskSummary) -> str:
@@ -409,7 +463,7 @@ def markdown(report: Report) -> str:
         page += ["", f"{note[0].upper()}{note[1:]}."]
     for warning in report.warnings:
         page += ["", f"**Warning.** {warning}."]
-    page += ["", report.config.target_risk.definition]
+    page += ["", definition(report.config)]
     for entry in report.entries:
         page += ["", f"## alpha = {entry.certificate.alpha}", "", *_section(entry, report)]
     return "\n".join(page) + "\n"
@@ -427,9 +481,11 @@ def _section(entry: Entry, report: Report) -> list[str]:
     if entry.realised is None or entry.class_metrics is None:
         page += ["", "No labelled rows for evaluation: no realised metrics."]
     else:
-        page += ["", *_realised_table(entry.realised), "", *_class_table(entry.class_metrics)]
+        page += ["", *_realised_table(entry.realised, report.config)]
+        page += ["", *_class_table(entry.class_metrics)]
+        page += _group_tables(entry, report)
     if entry.resplits:
-        page += ["", *_resplits_table(entry.resplits, report.cut_by)]
+        page += ["", *_resplits_table(entry.resplits, report)]
     for name in entry.plots:
         page += ["", f"![{TITLES[name.partition('_')[0]]}]({name})"]
     return page
@@ -440,6 +496,7 @@ TITLES = {
     "resplits": "Realised risk over re-splits",
     "sizes": "Set sizes",
     "classes": "Recall and false share by class",
+    "groups": "Realised risk by group",
 }
 _ROWS = {
     "fdr_nonempty": "FDR of non-empty sets",
@@ -451,8 +508,9 @@ _ROWS = {
 }
 
 
-def _realised_table(found: dict[str, SetMetrics]) -> list[str]:
-    texts = {name: f"{risk.abbreviation}, {risk.meaning}" for name, risk in RISKS.items()} | _ROWS
+def _realised_table(found: dict[str, SetMetrics], config: Config) -> list[str]:
+    risks = {name: config.named_risk(name) for name in RISKS}
+    texts = {name: f"{risk.abbreviation}, {risk.meaning}" for name, risk in risks.items()} | _ROWS
     columns = [metrics.estimates() for metrics in found.values()]
     page = [f"| realised, 95 % interval | {' | '.join(f'by {name}' for name in found)} |"]
     page.append("|---" * (1 + len(found)) + "|")
@@ -474,6 +532,38 @@ def _class_table(found: dict[str, ClassMetrics]) -> list[str]:
     return page
 
 
+def _group_tables(entry: Entry, report: Report) -> list[str]:
+    """The realised risks by sex, view, age; those of few patients in grey."""
+    if not entry.group_metrics:
+        return []
+    config, unit = report.config, report.cut_by
+    heads = [risk.abbreviation for risk in config.target_risks]
+    page = ["", f"| realised within, by {config.unit} | {unit}s, images | {' | '.join(heads)} |"]
+    page.append("|---" * (2 + len(heads)) + "|")
+    few = False
+    for column, groups in entry.group_metrics.items():
+        for name, group in groups.items():
+            cells = [_interval(group.risks[risk.name]) for risk in config.target_risks]
+            shown = [f"{column}: {name}", f"{group.patients:,}, {group.images:,}", *cells]
+            page.append(f"| {' | '.join(map(_grey, shown) if group.few else shown)} |")
+            few |= group.few
+    page += ["", _about_groups(config)]
+    return page + (["", f"Grey: fewer than {FEW_PATIENTS} {unit}s."] if few else [])
+
+
+def _grey(text: str) -> str:
+    return f'<span style="color:grey">{text}</span>'
+
+
+def _about_groups(config: Config) -> str:
+    if config.by:
+        return (
+            f"The promise is for each group of {config.by} by itself; it says nothing about groups "
+            "cut otherwise."
+        )
+    return "The promise is for all together, not for a group: --by COLUMN gives one to each group."
+
+
 def positives_text(row: ClassMetrics) -> str:
     """ "10 in 2 patients"; "10" where patients are not known."""
     if "patient" not in row.shares:
@@ -481,14 +571,18 @@ def positives_text(row: ClassMetrics) -> str:
     return f"{row.positives:,} in {plural(row.patients, 'patient')}"
 
 
-def _resplits_table(resplits: Resplits, cut_by: str) -> list[str]:
+def _resplits_table(resplits: Resplits, report: Report) -> list[str]:
     page = [
-        f"| realised risk over {plural(resplits.times, 'cut')} by {cut_by} | mean | median "
+        f"| realised risk over {plural(resplits.times, 'cut')} by {report.cut_by} | mean | median "
         "| 5-95 % | evaluation halves above alpha, which errs with both halves |",
         "|---|---|---|---|---|",
     ]
-    whole = {"all classes": resplits.whole or RiskSummary(0)}
-    for name, found in (resplits.classes or whole).items():
+    config = report.config
+    whole = {
+        config.named_risk(name).abbreviation if config.joint else "all classes": found
+        for name, found in (resplits.whole or {}).items()
+    }
+    for name, found in (resplits.parts or whole).items():
         values = "n/a | n/a | n/a | n/a"
         if found.interval is not None:
             low, high = found.interval
@@ -500,36 +594,38 @@ def _resplits_table(resplits: Resplits, cut_by: str) -> list[str]:
     return page
 
 
-def threshold_rows(entry: Entry) -> dict[str, tuple[str, str]]:
-    """Each class's threshold and number of units; "all classes" where they share one.
+def threshold_rows(entry: Entry, config: Config) -> dict[str, tuple[str, str]]:
+    """The threshold and number of units of each class or group; "all classes" with one.
 
     A threshold is the shortest text that reads back to the same number.
     """
     certificate = entry.certificate
-    thresholds = certificate.thresholds_by_name(entry.classes)
-    units = certificate.units_by_name(entry.classes)
-    if thresholds is None or units is None:
+    if certificate.parts is None:
         return {"all classes": (f"p >= {certificate.threshold!r}", f"{certificate.n_units:,}")}
+    always = "always in the set" if config.per_class else "every class in the set"
     return {
-        name: ("always in the set" if t is None else f"p >= {t!r}", f"{units[name]:,}")
-        for name, t in thresholds.items()
+        name: (
+            always if part.threshold is None else f"p >= {part.threshold!r}",
+            f"{part.n_units:,}",
+        )
+        for name, part in certificate.parts.items()
     }
 
 
 def _threshold_lines(entry: Entry, config: Config) -> list[str]:
-    rows = threshold_rows(entry)
-    if not config.per_class:
+    rows = threshold_rows(entry, config)
+    if not config.in_parts:
         return [f"threshold: {threshold}" for threshold, _ in rows.values()]
     width = max(map(len, rows))
-    return ["threshold of each class"] + [
+    return [f"threshold of each {config.part}"] + [
         f"  {name:<{width}} {threshold} ({units} {config.unit}s)"
         for name, (threshold, units) in rows.items()
     ]
 
 
 def _threshold_table(entry: Entry, config: Config) -> list[str]:
-    rows = threshold_rows(entry)
-    page = [f"| class | threshold | {config.unit}s |", "|---|---|---|"]
+    rows = threshold_rows(entry, config)
+    page = [f"| {config.part} | threshold | {config.unit}s |", "|---|---|---|"]
     return page + [f"| {name} | {t} | {units} |" for name, (t, units) in rows.items()]
 
 

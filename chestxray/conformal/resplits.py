@@ -2,14 +2,19 @@
 
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import cached_property
 
 import numpy as np
 
 from chestxray.bootstrap import patient_resamples, percentile_interval
-from chestxray.conformal.calibrate import Rows, betting_order, loss_curves, loss_table
-from chestxray.conformal.control import largest_controlled, ltt_thresholds, rcps_threshold
+from chestxray.conformal.betting import betting_order
+from chestxray.conformal.calibrate import loss_curves, loss_table
+from chestxray.conformal.control import largest_controlled, rcps_threshold
+from chestxray.conformal.losses import GRID, LossCurves, LossTable
+from chestxray.conformal.ltt import Question, certified_place
 from chestxray.conformal.options import Config
-from chestxray.conformal.risks import GRID, GridLosses, LossCurves, unit_codes
+from chestxray.conformal.risks import Risk
+from chestxray.conformal.rows import Rows, chosen_to_start
 
 LEVEL = 0.95  # of the spread of single calibrations
 FEW = 4  # units that a calibration may lose, below which their spread is not known
@@ -24,39 +29,144 @@ def cut_patients(n: int, fraction: float, rng: np.random.Generator) -> np.ndarra
     return chosen
 
 
-def resplit(rows: Rows, alpha: str, config: Config) -> tuple[np.ndarray, np.ndarray]:
+@dataclass(frozen=True)
+class Cuts:
+    """What as many cuts by patient as chosen would have given.
+
+    Attributes:
+        thresholds: (times,); not finite where a cut certifies nothing.
+        risks: by name, (times,) the risk on the units of the other side; NaN without a threshold.
+    """
+
+    thresholds: np.ndarray
+    risks: dict[str, np.ndarray]
+
+
+def resplit(rows: Rows, alpha: str, config: Config, tune: Rows | None = None) -> Cuts:
     """Calibrate one threshold and evaluate it, on as many cuts as chosen.
 
     Args:
         rows: all images, calibration and evaluation together.
-        alpha: as in calibrate.
+        alpha, tune: as in calibrate.
         config: with the number of cuts, the share that calibrates, and the seed.
-
-    Returns:
-        Risk on the units of the other side and threshold of each cut, (times,) both; NaN and not
-        finite where a cut certifies nothing.
     """
-    counting = rows.counting(config)
-    codes = unit_codes(counting.units)[1]
-    rng = np.random.default_rng([config.seed, 1])
-    cuts = _cuts(counting, codes, counting.patients, config, rng)
-    if not len(cuts):
-        return np.full(config.resplits, np.nan), np.full(config.resplits, -np.inf)
+    sides = [_Side.of(rows, risk, config) for risk in config.target_risks]
+    nothing = np.full(config.resplits, -np.inf)
+    if any(not len(side.cuts) for side in sides):
+        unknown = np.full(config.resplits, np.nan)
+        return Cuts(nothing, dict.fromkeys(config.risk, unknown))
     if config.method == "crc":
-        curves = loss_curves(counting, config)
-        thresholds = _crc_thresholds(curves, cuts, alpha)
-        return _realised(curves, cuts, thresholds), thresholds
-    losses = loss_table(counting, config)
-    if config.method == "rcps":
-        bets = betting_order(np.unique(counting.units))
-        orders = (bets[cut[bets]] for cut in cuts)
-        found = [rcps_threshold(losses, float(alpha), config.delta, order) for order in orders]
-        thresholds = np.array(found)
+        thresholds = _crc_thresholds(sides[0].curves, sides[0].cuts, alpha)
+    elif config.method == "rcps":
+        thresholds = _rcps_thresholds(sides[0], alpha, config)
     else:
-        largest = np.zeros(len(losses))  # the best score of a unit: its sets are empty above it
-        np.maximum.at(largest, codes, counting.scores.max(axis=1))
-        thresholds = _ltt_thresholds(losses, largest, cuts, alpha, config)
-    return _realised(GridLosses(losses), cuts, thresholds), thresholds
+        thresholds = _LttCuts(sides, alpha, config, tune).thresholds()
+    risks = {side.risk.name: _realised(side.curves, side.cuts, thresholds) for side in sides}
+    return Cuts(thresholds, risks)
+
+
+@dataclass(frozen=True)
+class _Side:
+    """The units that count for one risk, and on which side of each cut they are.
+
+    Attributes:
+        risk: whose.
+        curves: the losses of the G units; a LossTable unless the method is crc.
+        cuts: (times, G) bool, the units that calibrate.
+        bets: (G,) the units in the order of the bets.
+        patients: (G,) whose they are, numbers from 0.
+        names: of the patients, sorted.
+    """
+
+    risk: Risk
+    curves: LossCurves
+    cuts: np.ndarray
+    bets: np.ndarray
+    patients: np.ndarray
+    names: np.ndarray
+
+    @classmethod
+    def of(cls, rows: Rows, risk: Risk, config: Config) -> "_Side":
+        counting = rows.counting(risk)
+        units, codes = counting.codes()
+        names, patients = np.unique(
+            counting.patients[np.unique(codes, return_index=True)[1]], return_inverse=True
+        )
+        rng = np.random.default_rng([config.seed, 1])  # the same cuts for every risk and class
+        cuts = _cuts(counting, codes, rows.patients, config, rng)
+        found: LossCurves = LossTable(np.empty((0, len(GRID))))
+        if len(codes):
+            curves = loss_curves if config.method == "crc" else loss_table
+            found = curves(counting, risk)
+        return cls(risk, found, cuts, betting_order(units), patients, names)
+
+    @property
+    def table(self) -> LossTable:
+        assert isinstance(self.curves, LossTable)
+        return self.curves
+
+    def ordered(self, chosen: np.ndarray) -> np.ndarray:
+        """The numbers of the chosen units, (G,) bool, in the order of the bets."""
+        return self.bets[chosen[self.bets]]
+
+
+@dataclass(frozen=True)
+class _LttCuts:
+    """Learn then test on every cut."""
+
+    sides: list[_Side]
+    alpha: str
+    config: Config
+    tune: Rows | None
+
+    def thresholds(self) -> np.ndarray:
+        return np.array([self._threshold(cut) for cut in range(self.config.resplits)])
+
+    def _threshold(self, cut: int) -> float:
+        side = self.sides[0]
+        starters = self._starters(side.cuts[cut])
+        questions = [
+            Question(own.risk, alpha, own.table, own.ordered(own.cuts[cut] & ~starters))
+            for own, alpha in zip(self.sides, map(float, self.alpha.split()), strict=True)
+        ]
+        if any(not len(question.order) for question in questions):
+            return -np.inf
+        start = None
+        if self.config.needs_start:
+            start = self._start_elsewhere
+            if start is None:
+                start = questions[0].start(np.flatnonzero(starters))
+        place = certified_place(questions, self.config, start)
+        if place is None or place > max(question.shown for question in questions):
+            return -np.inf
+        return float(GRID[place])
+
+    def _starters(self, chosen: np.ndarray) -> np.ndarray:
+        """(G,) bool, the chosen units whose patients choose the start and count in no test."""
+        side = self.sides[0]
+        if not self.config.needs_start or self.tune is not None:
+            return np.zeros(1, dtype=bool)
+        own = np.unique(side.patients[chosen])
+        starts = np.zeros(len(side.names), dtype=bool)
+        starts[own[chosen_to_start(side.names[own])]] = True
+        return chosen & starts[side.patients]
+
+    @cached_property
+    def _start_elsewhere(self) -> int | None:
+        """The start that the patients of another file choose."""
+        if self.tune is None:
+            return None
+        risk = self.sides[0].risk
+        table = loss_table(self.tune.counting(risk), risk)
+        units = np.arange(len(table.losses))
+        return Question(risk, float(self.alpha), table, units).start(units)
+
+
+def _rcps_thresholds(side: _Side, alpha: str, config: Config) -> np.ndarray:
+    losses = side.table.losses
+    orders = map(side.ordered, side.cuts)
+    found = [rcps_threshold(losses, float(alpha), config.delta, order) for order in orders]
+    return np.array(found)
 
 
 @dataclass(frozen=True)
@@ -99,28 +209,29 @@ def single_calibrations(curves: LossCurves, n: int, alpha: str, config: Config) 
     return Spread((float(low), float(high)), float((risks > float(alpha)).mean()))
 
 
-def resplit_per_class(rows: Rows, alpha: str, config: Config) -> np.ndarray:
-    """Risk of each class over the cuts, each with its own threshold.
+def resplit_in_parts(rows: Rows, alpha: str, config: Config) -> dict[str, Cuts]:
+    """Threshold and risk of each class or group over the cuts, which are of all patients.
 
     Args:
-        rows, alpha, config: as in resplit; the cuts are of all patients.
+        rows, alpha, config: as in resplit.
 
     Returns:
-        (times, K) mean losses of the other side's units with the class; 0 where too few
-        calibrate, so that the class is in every set; NaN where no unit of the other side has it.
+        By name. The risk is 0 where too few calibrate, so that every class is in the set; NaN
+        where no unit of the other side counts.
     """
-    found = np.full((config.resplits, rows.targets.shape[1]), np.nan)
-    for k in range(rows.targets.shape[1]):
-        alone = rows.with_class(k)
-        codes = unit_codes(alone.units)[1]
-        rng = np.random.default_rng([config.seed, 1])  # the same cuts for every class
-        cuts = _cuts(alone, codes, rows.patients, config, rng)
-        if not len(cuts) or not len(codes):
-            continue
-        curves = loss_curves(alone, config)
-        thresholds = _crc_thresholds(curves, cuts, alpha)
-        found[:, k] = _realised(curves, cuts, thresholds)
-        found[np.isneginf(thresholds) & ~cuts.all(axis=1), k] = 0.0
+    found = {}
+    for name, part in rows.parts(config).items():
+        risks = np.full(config.resplits, np.nan)
+        thresholds = np.full(config.resplits, -np.inf)
+        rng = np.random.default_rng([config.seed, 1])  # the same cuts for every class and group
+        codes = part.codes()[1]
+        cuts = _cuts(part, codes, rows.patients, config, rng)
+        if len(cuts) and len(codes):
+            curves = loss_curves(part, config.target_risk)
+            thresholds = np.minimum(_crc_thresholds(curves, cuts, alpha), 1.0)
+            risks = _realised(curves, cuts, thresholds)
+            risks[np.isneginf(thresholds) & ~cuts.all(axis=1)] = 0.0
+        found[name] = Cuts(thresholds, {config.target_risk.name: risks})
     return found
 
 
@@ -143,24 +254,6 @@ def _cuts(
 
 def _crc_thresholds(curves: LossCurves, cuts: np.ndarray, alpha: str) -> np.ndarray:
     return np.array([largest_controlled(curves, int(cut.sum()), alpha, cut) for cut in cuts])
-
-
-def _ltt_thresholds(
-    losses: np.ndarray, largest: np.ndarray, cuts: np.ndarray, alpha: str, config: Config
-) -> np.ndarray:
-    sizes = cuts.sum(axis=1)
-    risks = (cuts.astype(float) @ losses) / sizes[:, None]
-    strict_last = config.target_risk.strict_last
-    thresholds = np.full(len(cuts), -np.inf)
-    for number, (mean, n) in enumerate(zip(risks, sizes.tolist(), strict=True)):
-        certified = np.flatnonzero(
-            ltt_thresholds(mean, n, float(alpha), config.delta, config.fwer, strict_last)
-        )
-        if len(certified):
-            threshold = GRID[certified[0] if strict_last else certified[-1]]
-            if largest[cuts[number]].max() >= threshold:
-                thresholds[number] = threshold
-    return thresholds
 
 
 def _realised(curves: LossCurves, cuts: np.ndarray, thresholds: np.ndarray) -> np.ndarray:

@@ -1,70 +1,38 @@
-"""Risks of prediction sets: the loss of an image, of a unit along the grid, and their words.
-
-K classes, scores p in [0, 1]: the prediction set at threshold t is C_t(x) = {k : p_k >= t}, so
-t = 0 is every class (the papers' lambda is 1 - t). A unit is what the guarantee is for, a patient
-or an image; its loss is the mean over its images that count.
+"""The risks that can be controlled: the loss of an image's set, conventions for 0/0, and words.
 
 A further risk is one subclass of Risk in this file and its entry in RISKS.
 """
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from fractions import Fraction
-from typing import ClassVar, Literal, Protocol
+from typing import ClassVar
 
 import numpy as np
 
-from chestxray.runtime.text import plural
-
-_AT_ONCE = 2_000_000  # losses summed at once
-# Thresholds fixed before any data are seen: quantiles of the calibration scores would void tests.
-GRID = 1 / (1 + np.exp(-np.linspace(-12, 12, 1000)))
-
-
-class LossCurves(Protocol):
-    """The losses of G units as functions of the threshold, never falling where it rises.
-
-    `least` is the sum of the losses at the smallest threshold.
-    """
-
-    least: Fraction
-
-    def largest_threshold(self, allowed: Fraction, chosen: np.ndarray | None = None) -> float:
-        """The largest t at which the losses sum to at most `allowed`; -inf where none does.
-
-        Args:
-            allowed: at least 0.
-            chosen: (G,) bool, the units that count; all where None.
-        """
-
-    def risk(self, threshold: float, chosen: np.ndarray) -> float:
-        """Mean loss at a threshold of the chosen units, (G,) bool, at least one."""
-
-    def resampled_risks(self, times: np.ndarray, allowed: Fraction) -> np.ndarray:
-        """Mean loss of new units at the largest threshold of each resample, as these units show it.
-
-        Args:
-            times: (B, G) whole numbers, how often each unit is in each resample.
-            allowed: as in largest_threshold, at least 0.
-
-        Returns:
-            (B,); NaN where a resample has no threshold.
-        """
-
-    def steps(self) -> tuple[np.ndarray, np.ndarray]:
-        """Thresholds (S,), ascending, and the mean loss (S,) from above the last one up to each."""
+from chestxray.conformal.betting import Bets
+from chestxray.conformal.losses import (
+    GRID,
+    LossCurves,
+    LossTable,
+    Misses,
+    counting_rows,
+    false_discovery_rates,
+    labels_given,
+    miss_rates,
+    nonempty_shares,
+)
 
 
 @dataclass(frozen=True)
 class Risk(ABC):
-    """A mean of losses in [0, 1] that a threshold is to keep low, with its conventions for 0/0.
+    """What a threshold is to keep low, E(loss) / E(weight), with its conventions for 0/0.
 
     A subclass has to give the class attributes without a default and `image_losses`. The loss
     table that follows from these is slow; a subclass may have a faster one.
 
     Attributes:
         no_positive: an image without a positive class: "drop", "zero" or "error".
-        empty: the false share of an empty set.
+        empty: the false share of an empty set: "0", "1", or "drop" (it does not count).
         name: of --risk, and the key of its realised value in report.json.
         abbreviation, label: for titles and axes ("FNR", "miss rate").
         meaning: completes "the ... is at most alpha".
@@ -75,7 +43,7 @@ class Risk(ABC):
     """
 
     no_positive: str = "drop"
-    empty: float = 0.0
+    empty: str = "0"
 
     name: ClassVar[str]
     abbreviation: ClassVar[str]
@@ -89,12 +57,16 @@ class Risk(ABC):
     def image_losses(self, targets: np.ndarray, sets: np.ndarray) -> np.ndarray:
         """(N,) loss of each image's set; targets and sets are (N, K), 0 or 1."""
 
+    def image_weights(self, sets: np.ndarray) -> np.ndarray:
+        """(N,) in [0, 1], what the risk divides by, at least the loss; 1 where it is a mean."""
+        return np.ones(len(sets))
+
     def counts(self, targets: np.ndarray) -> np.ndarray:
         """(N,) bool, which images count."""
         return np.ones(len(targets), dtype=bool)
 
-    def losses(self, targets: np.ndarray, scores: np.ndarray, codes: np.ndarray) -> np.ndarray:
-        """(G, T) loss of each unit at each threshold of the grid.
+    def table(self, targets: np.ndarray, scores: np.ndarray, codes: np.ndarray) -> LossTable:
+        """Losses and weights of each unit at each threshold of the grid.
 
         Args:
             targets: (N, K), 0 or 1, of the images that count.
@@ -102,12 +74,22 @@ class Risk(ABC):
             codes: (N,) unit of each image, 0 to G - 1, each at least once.
         """
         images = np.bincount(codes)
-        sums = [np.bincount(codes, self.image_losses(targets, scores >= t)) for t in GRID]
-        return np.column_stack([column / images for column in sums])
+
+        def means(values: list[np.ndarray]) -> np.ndarray:
+            return np.column_stack([np.bincount(codes, column) / images for column in values])
+
+        sets = [scores >= t for t in GRID]
+        losses = means([self.image_losses(targets, chosen) for chosen in sets])
+        weights = means([self.image_weights(chosen) for chosen in sets])
+        return LossTable(losses, None if (weights == 1).all() else weights)
 
     def curves(self, targets: np.ndarray, scores: np.ndarray, codes: np.ndarray) -> LossCurves:
-        """The losses as functions of the threshold; arguments as in losses."""
-        return GridLosses(self.losses(targets, scores, codes))
+        """The losses as functions of the threshold; arguments as in table."""
+        return self.table(targets, scores, codes)
+
+    def bets(self, alpha: float) -> Bets:
+        """How the betting p-value of "the risk is above alpha" stakes."""
+        return Bets()
 
     @property
     def definition(self) -> str:
@@ -132,9 +114,21 @@ class Risk(ABC):
         """The value chosen for 0/0, to end a sentence with, where it has one."""
         return ""
 
+    def promise(self, alpha: str) -> str:
+        """The risk is at most alpha, as a part of a sentence."""
+        return f"the {self.meaning} ({self.abbreviation}) is at most {alpha} in expectation"
+
+    @property
+    def needs_start(self) -> bool:
+        """A fixed sequence cannot begin at the strict end, where nothing shows: it needs a start.
+
+        At all-empty sets such a risk is 0/0, and the loss that stands for it is alpha.
+        """
+        return False
+
     @property
     def fixed_sequence_fault(self) -> str:
-        """Why a fixed sequence of tests cannot begin at the strict end, where it cannot."""
+        """Why a fixed sequence of tests cannot begin at all, where it cannot."""
         return ""
 
 
@@ -157,8 +151,8 @@ class MissRate(Risk):
     def counts(self, targets: np.ndarray) -> np.ndarray:
         return counting_rows(targets, self.no_positive)
 
-    def losses(self, targets: np.ndarray, scores: np.ndarray, codes: np.ndarray) -> np.ndarray:
-        return miss_rates(targets, scores, codes)
+    def table(self, targets: np.ndarray, scores: np.ndarray, codes: np.ndarray) -> LossTable:
+        return LossTable(miss_rates(targets, scores, codes))
 
     def curves(self, targets: np.ndarray, scores: np.ndarray, codes: np.ndarray) -> LossCurves:
         return Misses(targets, scores, codes)
@@ -184,226 +178,112 @@ class FalseDiscoveryRate(Risk):
     """FDR: |C minus Y| / |C| of an image's set; 0/0 where it is empty."""
 
     name = "fdr"
-    abbreviation = "FDR"
-    label = "false discovery rate"
-    meaning = "false share of the set"
     monotone = False
     strict_last = True
+
+    @property
+    def given_nonempty(self) -> bool:
+        """The sets that are empty do not count."""
+        return self.empty == "drop"
 
     def image_losses(self, targets: np.ndarray, sets: np.ndarray) -> np.ndarray:
         sizes = sets.sum(axis=1)
         shares = 1 - (sets & (targets == 1)).sum(axis=1) / np.maximum(sizes, 1)
-        return np.where(sizes > 0, shares, self.empty)
+        return np.where(sizes > 0, shares, float(self.empty == "1"))
 
-    def losses(self, targets: np.ndarray, scores: np.ndarray, codes: np.ndarray) -> np.ndarray:
-        return false_discovery_rates(targets, scores, codes, self.empty)
+    def image_weights(self, sets: np.ndarray) -> np.ndarray:
+        return sets.any(axis=1).astype(float) if self.given_nonempty else np.ones(len(sets))
+
+    def table(self, targets: np.ndarray, scores: np.ndarray, codes: np.ndarray) -> LossTable:
+        losses = false_discovery_rates(targets, scores, codes, float(self.empty == "1"))
+        return LossTable(losses, nonempty_shares(scores, codes) if self.given_nonempty else None)
+
+    def promise(self, alpha: str) -> str:
+        if not self.given_nonempty:
+            return super().promise(alpha)
+        return (
+            f"the expected false share of the sets is at most {alpha} times the expected share of "
+            f"sets that are not empty ({self.abbreviation} at most {alpha})"
+        )
+
+    @property
+    def abbreviation(self) -> str:  # type: ignore[override]
+        return "FDR of non-empty sets" if self.given_nonempty else "FDR"
+
+    @property
+    def label(self) -> str:  # type: ignore[override]
+        return "false share of non-empty sets" if self.given_nonempty else "false discovery rate"
+
+    @property
+    def meaning(self) -> str:  # type: ignore[override]
+        return f"false share of {'a non-empty' if self.given_nonempty else 'the'} set"
 
     @property
     def definition(self) -> str:
+        if self.given_nonempty:
+            return (
+                "FDR of non-empty sets is the mean false share of the sets that are not empty: the "
+                "share of its classes that the image does not have. An empty set does not count. "
+                "It is not 1 - precision, the false share of all classes given out."
+            )
         return (
             "FDR is the mean false share of a set: the share of its classes that the image does "
-            f"not have, {self.empty:g} for an empty set. It is not 1 - precision, the false share "
+            f"not have, {self.empty} for an empty set. It is not 1 - precision, the false share "
             "of all classes given out."
         )
 
     @property
     def convention(self) -> str:
-        return f"with {self.empty:g} for an empty set"
+        return "" if self.given_nonempty else f"with {self.empty} for an empty set"
+
+    @property
+    def needs_start(self) -> bool:
+        return self.given_nonempty
 
     @property
     def fixed_sequence_fault(self) -> str:
-        return "begins at all-empty sets, which --empty 1 makes a full loss" if self.empty else ""
+        full = self.empty == "1"
+        return "begins at all-empty sets, which --empty 1 makes a full loss" if full else ""
 
 
-RISKS: dict[str, type[Risk]] = {risk.name: risk for risk in (MissRate, FalseDiscoveryRate)}
+class MarginalFalseDiscoveryRate(Risk):
+    """mFDR: E|C minus Y| / E|C|, of all classes given out the false share; 1 - precision."""
 
+    name = "mfdr"
+    abbreviation = "mFDR"
+    label = "marginal false discovery rate"
+    meaning = "false share of all classes given out"
+    monotone = False
+    strict_last = True
+    needs_start = True
 
-def unit_codes(units: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Units by name: (G,) sorted names and (N,) the number of each row's unit."""
-    names, codes = np.unique(units, return_inverse=True)
-    return names, codes
+    def image_losses(self, targets: np.ndarray, sets: np.ndarray) -> np.ndarray:
+        return (sets & (targets != 1)).mean(axis=1)
 
+    def image_weights(self, sets: np.ndarray) -> np.ndarray:
+        return sets.mean(axis=1)
 
-def counting_rows(targets: np.ndarray, no_positive: str) -> np.ndarray:
-    """Select the images that count for the miss rate, 0/0 where an image has no positive class.
+    def table(self, targets: np.ndarray, scores: np.ndarray, codes: np.ndarray) -> LossTable:
+        return LossTable(*labels_given(targets, scores, codes))
 
-    Args:
-        targets: (N, K), 0 or 1.
-        no_positive: "drop" (such an image does not count), "zero" (its loss is 0), or "error".
+    def bets(self, alpha: float) -> Bets:
+        # Its losses lie close together around alpha: larger bets pay, up to where one could ruin.
+        return Bets(most=0.9 / (1 - alpha), prior_variance=0.02)
 
-    Returns:
-        (N,) bool.
-
-    Raises:
-        ValueError: "error" was asked for and there is such an image.
-    """
-    positive: np.ndarray = (targets == 1).any(axis=1)
-    if no_positive == "drop":
-        return positive
-    if no_positive == "error" and not positive.all():
-        raise ValueError(
-            f"{plural(int((~positive).sum()), 'image')} without a positive class, miss rate 0/0; "
-            "--no-positive drop leaves them out, zero counts them as 0"
+    def promise(self, alpha: str) -> str:
+        return (
+            f"the expected number of false classes given out is at most {alpha} times the expected "
+            f"number given out ({self.abbreviation} at most {alpha})"
         )
-    return np.ones(len(targets), dtype=bool)
 
-
-def miss_rates(
-    targets: np.ndarray, scores: np.ndarray, codes: np.ndarray, grid: np.ndarray = GRID
-) -> np.ndarray:
-    """Share of its positive classes that a unit's images miss (FNP = 1 - |Y n C| / |Y|).
-
-    Args:
-        targets: (N, K), 0 or 1; an image without a positive class has loss 0.
-        scores: (N, K), in [0, 1].
-        codes: (N,) unit of each image, 0 to G - 1, each at least once.
-        grid: (T,) thresholds, ascending.
-
-    Returns:
-        (G, T) in [0, 1], not decreasing along the grid.
-    """
-    row, column = np.nonzero(targets)
-    weights = 1 / _denominators(targets, codes)[row]
-    reached = np.searchsorted(grid, scores[row, column], side="right")  # thresholds that it meets
-    units, steps = int(codes.max()) + 1, len(grid) + 1
-    cells = np.bincount(codes[row] * steps + reached, weights=weights, minlength=units * steps)
-    return _summed(cells.reshape(units, steps))
-
-
-def false_discovery_rates(
-    targets: np.ndarray,
-    scores: np.ndarray,
-    codes: np.ndarray,
-    empty: float = 0.0,
-    grid: np.ndarray = GRID,
-) -> np.ndarray:
-    """False share of the sets of a unit's images (FDP = |C minus Y| / |C|).
-
-    Args:
-        targets, scores, codes, grid: as in miss_rates.
-        empty: loss of an empty set, 0 (as in the LTT paper) or 1.
-
-    Returns:
-        (G, T) in [0, 1]; with all images in one unit, their mean, which is all that LTT needs.
-    """
-    n, classes = scores.shape
-    met = np.searchsorted(grid, scores, side="right")  # thresholds that each class meets
-    order = np.argsort(-met, axis=1, kind="stable")
-    leaves = np.take_along_axis(met, order, axis=1)  # where the set loses its m-th class
-    false = np.cumsum(np.take_along_axis(targets != 1, order, axis=1), axis=1)
-    shares = np.column_stack([np.full(n, empty), false / np.arange(1, classes + 1)])
-    # An image's loss changes only where its set does: add up the changes, then sum along the grid.
-    units, steps = int(codes.max()) + 1, len(grid) + 1
-    weights = 1 / np.bincount(codes)[codes]
-    changes = (shares[:, :-1] - shares[:, 1:]) * weights[:, None]
-    cells = np.bincount(
-        (codes[:, None] * steps + leaves).ravel(), changes.ravel(), minlength=units * steps
-    ).reshape(units, steps)
-    cells[:, 0] += np.bincount(codes, weights=shares[:, -1] * weights, minlength=units)
-    return _summed(cells)
-
-
-def _summed(cells: np.ndarray) -> np.ndarray:
-    """(G, T) losses from (G, T + 1) changes along the grid, in place: the table is large."""
-    cells = cells.astype(float, copy=False)  # of no positives at all, bincount makes integers
-    losses = np.cumsum(cells, axis=1, out=cells)[:, :-1]
-    return np.clip(losses, 0.0, 1.0, out=losses)  # sums of shares miss 0 and 1 by rounding
-
-
-def _denominators(targets: np.ndarray, codes: np.ndarray) -> np.ndarray:
-    """(N,) |Y_i| m_g(i): what a missed positive of image i is divided by in its unit's loss."""
-    return targets.sum(axis=1, dtype=np.int64) * np.bincount(codes)[codes]
-
-
-class GridLosses:
-    """Losses known on the grid alone, (G, T)."""
-
-    def __init__(self, losses: np.ndarray) -> None:
-        self.losses = losses
-        self.least = Fraction(float(losses[:, 0].sum()))
-
-    def largest_threshold(self, allowed: Fraction, chosen: np.ndarray | None = None) -> float:
-        inside = self.losses if chosen is None else self.losses[chosen]
-        above = np.flatnonzero(inside.sum(axis=0) > float(allowed))
-        safe = int(above[0]) if len(above) else len(GRID)
-        return float(GRID[safe - 1]) if safe else -np.inf
-
-    def risk(self, threshold: float, chosen: np.ndarray) -> float:
-        return float(self.losses[chosen, int(np.searchsorted(GRID, threshold))].mean())
-
-    def resampled_risks(self, times: np.ndarray, allowed: Fraction) -> np.ndarray:
-        above = times.astype(float) @ self.losses > float(allowed)
-        safe = np.where(above.any(axis=1), above.argmax(axis=1), len(GRID))
-        return np.r_[np.nan, self.losses.mean(axis=0)][safe]
-
-    def steps(self) -> tuple[np.ndarray, np.ndarray]:
-        return GRID, self.losses.mean(axis=0)
-
-
-class Misses:
-    """Miss rates at every threshold, exactly: the positives in the order in which it misses them.
-
-    Args:
-        targets, scores, codes: as in miss_rates.
-    """
-
-    least = Fraction(0)  # below all scores nothing is missed
-
-    def __init__(self, targets: np.ndarray, scores: np.ndarray, codes: np.ndarray) -> None:
-        self.n_units = len(np.unique(codes))
-        row, column = np.nonzero(targets)
-        scored = scores[row, column]
-        order = np.argsort(scored, kind="stable")
-        self.scores = scored[order]
-        self.units = codes[row][order]
-        self.denominators = _denominators(targets, codes)[row][order]
-        self.weights = 1 / self.denominators
-
-    def largest_threshold(self, allowed: Fraction, chosen: np.ndarray | None = None) -> float:
-        """sup{t : the weights of the scores below t sum to at most `allowed`}; may be +inf."""
-        inside = slice(None) if chosen is None else chosen[self.units]
-        scores, weights = self.scores[inside], self.weights[inside]
-        sums = np.cumsum(weights)
-        # Floats decide, except within rounding of the limit: there fractions do.
-        limit = float(allowed)
-        margin = 1e-9 * max(1.0, limit)
-        first = int(np.searchsorted(sums, limit - margin, side="right"))
-        last = int(np.searchsorted(sums, limit + margin, side="right"))
-        for place in range(first, last):
-            if self._sum(inside, place + 1) > allowed:
-                last = place
-                break
-        if last == len(scores):
-            return np.inf
-        return float(scores[last])  # of equal scores all or none are below the threshold
-
-    def risk(self, threshold: float, chosen: np.ndarray) -> float:
-        missed = chosen[self.units] & (self.scores < threshold)
-        return float(self.weights[missed].sum() / chosen.sum())
-
-    def resampled_risks(self, times: np.ndarray, allowed: Fraction) -> np.ndarray:
-        limit = float(allowed) * (1 + 1e-9)  # a sum of weights misses a whole number by rounding
-        block = max(1, _AT_ONCE // max(1, len(self.scores)))
-        missed = [
-            (np.cumsum(part[:, self.units] * self.weights, axis=1) <= limit).sum(axis=1)
-            for part in np.split(times, range(block, len(times), block))
-        ]
-        # Of new units, some lie between a threshold and the next score: half a step on average.
-        risks = (self._risks_at_scores("left") + self._risks_at_scores("right")) / 2
-        return np.r_[risks, self.weights.sum() / self.n_units][np.hstack(missed)]
-
-    def steps(self) -> tuple[np.ndarray, np.ndarray]:
-        thresholds, first = np.unique(np.r_[self.scores, 1.0], return_index=True)
-        risks = np.r_[self._risks_at_scores("left"), self.weights.sum() / self.n_units]
-        return thresholds, risks[first]
-
-    def _risks_at_scores(self, side: Literal["left", "right"]) -> np.ndarray:
-        """The mean loss where each score is the threshold ("left"), and just above it ("right")."""
-        sums = np.r_[0.0, np.cumsum(self.weights)]
-        return sums[np.searchsorted(self.scores, self.scores, side=side)] / self.n_units
-
-    def _sum(self, inside: slice | np.ndarray, count: int) -> Fraction:
-        values, times = np.unique(self.denominators[inside][:count], return_counts=True)
-        return sum(
-            (Fraction(int(t), int(v)) for v, t in zip(values, times, strict=True)), Fraction(0)
+    @property
+    def definition(self) -> str:
+        return (
+            "mFDR, the marginal false discovery rate, is the false share of all classes given out, "
+            "1 - precision. It is not the mean false share of a set."
         )
+
+
+RISKS: dict[str, type[Risk]] = {
+    risk.name: risk for risk in (MissRate, FalseDiscoveryRate, MarginalFalseDiscoveryRate)
+}

@@ -11,7 +11,8 @@ from typing import Any, NoReturn
 import numpy as np
 
 import chestxray
-from chestxray.conformal.calibrate import Certificate
+from chestxray.conformal.certificate import Certificate, Part, Start
+from chestxray.conformal.groups import Column
 from chestxray.conformal.options import Config
 from chestxray.conformal.risks import RISKS
 from chestxray.conformal.shift import patient_counts
@@ -26,7 +27,7 @@ class StoredThresholds:
     Attributes:
         config: of the calibration.
         classes: K names.
-        certificates: one for each alpha; at least one has a threshold.
+        certificates: one for each level; at least one has a threshold.
         images: names of the images that calibrated.
         patients: G names of theirs; None where the scores file named none.
         counts: (G, 1 + K), see shift.patient_counts; a row for each image if patients is None.
@@ -42,19 +43,41 @@ class StoredThresholds:
     digest: str
 
 
-def text(source: Path, cal: Scores, certificates: list[Certificate], config: Config) -> str:
+@dataclass(frozen=True)
+class StartedBy:
+    """Who chose where the tests start.
+
+    Attributes:
+        file, sha256: of the scores of --tune; None where it was a part of those that calibrate.
+        patients: their names; images where patients are not known.
+    """
+
+    file: str | None
+    sha256: str | None
+    patients: list[str]
+
+
+def text(
+    source: Path,
+    cal: Scores,
+    certificates: list[Certificate],
+    config: Config,
+    started_by: StartedBy | None = None,
+) -> str:
     """The content of thresholds.json.
 
     Args:
         source: the scores CSV.
         cal: the rows that calibrated, at least one.
-        certificates: one for each alpha.
+        certificates: one for each level.
         config: all options.
+        started_by: who chose where the tests start; None where nobody did.
     """
     head = {
         "choices": config.to_json(),
         "classes": list(cal.classes),
-        "levels": [c.to_json(cal.classes) | {"alpha": float(c.alpha)} for c in certificates],
+        "levels": [certificate.to_json() for certificate in certificates],
+        "started_by": None if started_by is None else vars(started_by),
         "scores": source.name,
         "sha256": file_digest(source),
         "versions": {
@@ -117,7 +140,7 @@ def _parsed(stored: dict[str, Any]) -> StoredThresholds:
     owners = len(images if patients is None else patients)
     if counts.shape != (owners, 1 + len(classes)) or not (counts[:, 0] > 0).all():
         raise ValueError("the counts of the calibration do not fit its patients and classes")
-    found = [_certificate(level, classes, config.per_class) for level in stored["levels"]]
+    found = [_certificate(level, classes, config) for level in stored["levels"]]
     if not any(certificate.certified for certificate in found):
         raise ValueError("it has no threshold")
     return StoredThresholds(config, classes, found, images, patients, counts, stored["sha256"])
@@ -126,16 +149,20 @@ def _parsed(stored: dict[str, Any]) -> StoredThresholds:
 def _check(config: Config) -> None:
     """Refuse options that the command would not have written."""
     allowed = {
-        "risk": tuple(RISKS),
         "method": ("crc", "rcps", "ltt"),
         "unit": ("patient", "image"),
         "no_positive": ("drop", "zero", "error"),
-        "empty": (0, 1),
+        "empty": ("0", "1", "drop"),
         "fwer": ("fst", "holm"),
+        "pvalue": ("wsr", "hb"),
         "per_class": (True, False),
         "untouched": (True, False),
         "include_no_finding": (True, False),
     }
+    if not config.risk or not set(config.risk) <= set(RISKS):
+        raise ValueError(f"risk is {list(config.risk)!r}")
+    if config.by is not None:
+        Column.parse(config.by)
     for name, values in allowed.items():
         if getattr(config, name) not in values:
             raise ValueError(f"{name} is {getattr(config, name)!r}")
@@ -145,24 +172,27 @@ def _check(config: Config) -> None:
         raise ValueError(f"seed is {config.seed!r}")
 
 
-def _certificate(level: dict[str, Any], classes: tuple[str, ...], per_class: bool) -> Certificate:
-    stored = level["threshold"]
-    alpha = f"{level['alpha']:g}"
-    if not 0 < level["alpha"] < 1:
+def _certificate(level: dict[str, Any], classes: tuple[str, ...], config: Config) -> Certificate:
+    stored, units, start = level["threshold"], level["units_of_each"], level["start"]
+    alphas = level["alpha"] if isinstance(level["alpha"], list) else [level["alpha"]]
+    alpha = " ".join(map(str, alphas))
+    if len(alphas) != len(config.risk) or not all(0 < value < 1 for value in alphas):
         raise ValueError(f"alpha is {alpha}")
-    if per_class and set(stored) != set(classes):
+    if config.per_class and set(stored) != set(classes):
         raise ValueError(f"alpha {alpha} has no threshold for each of its classes")
-    for name, value in stored.items() if per_class else [("the threshold", stored)]:
+    named = stored if config.in_parts else {"the threshold": stored}
+    for name, value in named.items():
         if value is not None and not (math.isfinite(value) and 0 <= value <= 1):
             raise ValueError(f"alpha {alpha}: {name} is {value!r}, not in [0, 1]")
-    units = level["units_by_class"]
     return Certificate(
-        alpha=str(level["alpha"]),
+        alpha=alpha,
         n_images=int(level["n_images"]),
         n_units=int(level["n_units"]),
-        threshold=None if per_class else stored,
-        thresholds=tuple(stored[name] for name in classes) if per_class else None,
-        units_by_class=tuple(units[name] for name in classes) if per_class else None,
+        threshold=None if config.in_parts else stored,
+        parts={name: Part(value, int(units[name])) for name, value in named.items()}
+        if config.in_parts
+        else None,
         bound=None if level["bound"] is None else float(level["bound"]),
+        start=None if start is None else Start(**start),
         reason=level["reason"],
     )

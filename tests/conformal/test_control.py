@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from chestxray.conformal import (
     crc_threshold,
     false_discovery_rates,
+    fixed_sequence,
     hoeffding_bentkus_p_values,
     holm,
-    ltt_thresholds,
     miss_rates,
     rcps_threshold,
     unit_codes,
@@ -160,16 +160,20 @@ def test_fixed_sequence_stops_at_the_first_p_value_above_delta(
         if p_values[place] > 0.1:
             break
         expected[place] = True
-    found = ltt_thresholds(np.array(risks), 100, 0.3, 0.1, "fst", strict_last)
-    assert found.tolist() == expected
+    sequence = range(len(risks) - 1, -1, -1) if strict_last else places
+    found = fixed_sequence(lambda block: p_values[block] <= 0.1, sequence)
+    assert sorted(found) == np.flatnonzero(expected).tolist()
 
 
-@given(RISKS)
-def test_holm_tests_the_same_p_values_and_knows_no_order(risks: list[float]) -> None:
-    p_values = hoeffding_bentkus_p_values(np.array(risks), 100, 0.3).tolist()
-    for strict_last in (True, False):
-        found = ltt_thresholds(np.array(risks), 100, 0.3, 0.1, "holm", strict_last)
-        assert found.tolist() == brute_holm(p_values, 0.1)
+@pytest.mark.parametrize("length", [1, 63, 64, 65, 200])
+@pytest.mark.parametrize("backwards", [True, False])
+def test_a_fixed_sequence_ends_at_any_place(length: int, backwards: bool) -> None:
+    sequence = range(length - 1, -1, -1) if backwards else range(length)
+    for failing in range(length + 1):
+        p_values = np.zeros(length)
+        p_values[list(sequence[failing : failing + 1])] = 1.0
+        found = fixed_sequence(lambda block, p=p_values: p[block] <= 0.1, sequence)
+        assert list(found) == list(sequence[:failing])
 
 
 # MAPIE has `p > t` where ours is `p >= t`: on these thresholds, which no score equals, both agree.
@@ -236,5 +240,5 @@ def test_ltt_with_holm_agrees_with_mapie(alpha: float) -> None:
         confidence_level=0.9,
     )
     risks = false_discovery_rates(targets, scores, np.arange(150), 1.0, FINE).mean(axis=0)
-    certified = ltt_thresholds(risks, 150, alpha, 0.1, "holm", strict_last=True)
+    certified = holm(hoeffding_bentkus_p_values(risks, 150, alpha), 0.1)
     np.testing.assert_equal(theirs, FINE[certified].min() if certified.any() else np.nan)

@@ -16,7 +16,8 @@ from conformal_helpers import (
     strict_json,
 )
 
-from chestxray.conformal.risks import GRID, RISKS, Risk
+from chestxray.conformal.losses import GRID
+from chestxray.conformal.risks import RISKS, Risk
 from chestxray.scores import read_scores, write_scores
 
 WEIGHTS = np.array([4.0, 2.0, 8.0])  # of COUNTED: how much a miss of each costs
@@ -107,7 +108,7 @@ def test_a_further_risk_goes_through_the_whole_command(
         assert words in level["guarantee"] and words in said.out
         assert words in Path("o/report.md").read_text(encoding="utf-8")
     stored = strict_json(Path("o/thresholds.json"))
-    assert (stored["choices"]["risk"], stored["choices"]["method"]) == (risk, method)
+    assert (stored["choices"]["risk"], stored["choices"]["method"]) == ([risk], method)
 
     write_scores(Path("fresh.csv"), drawn(150, seed=5, first=1000))
     said = command("fresh.csv", "--apply", "o/thresholds.json", "--out", "a")
@@ -161,7 +162,7 @@ def test_the_frontier_has_a_column_for_a_further_risk(command: Command) -> None:
     table = said.out[said.out.index("WMR by crc on ") :]
     lines = [line.split() for line in table.splitlines()]
     assert said.code == 0
-    assert lines[1] == ["alpha", "threshold", "size", "FNR", "FDR", "WMR", "FPS", "empty"]
+    assert lines[1] == ["alpha", "threshold", "size", "FNR", "FDR", "mFDR", "WMR", "FPS", "empty"]
     certified = [row for row in lines[2:] if len(row) == len(lines[1])]
     assert len(certified) > 5
     assert all(float(row[lines[1].index("WMR")]) <= float(row[0]) for row in certified)
@@ -186,12 +187,15 @@ def test_a_faster_loss_table_equals_the_one_of_the_image_losses(risk: type[Risk]
     rng = np.random.default_rng(0)
     targets, scores = rng.integers(0, 2, (60, 4)), rng.choice([0.0, 0.2, 0.7, 1.0], (60, 4))
     codes = np.unique(rng.integers(0, 20, 60), return_inverse=True)[1]
-    for empty in (0.0, 1.0):
+    for empty in ("0", "1", "drop"):
         measure = risk("zero", empty)
-        plain = Risk.losses(measure, targets, scores, codes)
-        np.testing.assert_allclose(measure.losses(targets, scores, codes), plain, atol=1e-12)
+        plain, table = (of.table(measure, targets, scores, codes) for of in (Risk, risk))
+        np.testing.assert_allclose(table.losses, plain.losses, atol=1e-12)
+        assert (table.weights is None) == (plain.weights is None)
+        if plain.weights is not None:
+            np.testing.assert_allclose(table.weights, plain.weights, atol=1e-12)
         if risk.monotone:
             curves = measure.curves(targets, scores, codes)
-            everyone = np.ones(len(plain), dtype=bool)
+            everyone = np.ones(len(plain.losses), dtype=bool)
             means = [curves.risk(t, everyone) for t in GRID[::97]]
-            np.testing.assert_allclose(means, plain[:, ::97].mean(axis=0), atol=1e-12)
+            np.testing.assert_allclose(means, plain.losses[:, ::97].mean(axis=0), atol=1e-12)

@@ -11,7 +11,9 @@ from chestxray.conformal import (
     GRID,
     crc_threshold,
     false_discovery_rates,
-    ltt_thresholds,
+    fixed_sequence,
+    hoeffding_bentkus_p_values,
+    holm,
     miss_rates,
     rcps_threshold,
 )
@@ -99,12 +101,14 @@ def rcps(losses: np.ndarray, rng: np.random.Generator) -> float:
 
 
 def ltt(losses: np.ndarray, rng: np.random.Generator) -> float:
-    certified = ltt_thresholds(losses.mean(axis=0), len(losses), 0.4, DELTA, "fst", True)
-    return float(THRESHOLDS[np.flatnonzero(certified)[0]]) if certified.any() else np.inf
+    p_values = hoeffding_bentkus_p_values(losses.mean(axis=0), len(losses), 0.4)
+    strict_first = range(len(THRESHOLDS) - 1, -1, -1)
+    certified = fixed_sequence(lambda block: p_values[block] <= DELTA, strict_first)
+    return float(THRESHOLDS[certified[-1]]) if certified else np.inf
 
 
 def ltt_holm(losses: np.ndarray, rng: np.random.Generator) -> float:
-    certified = ltt_thresholds(losses.mean(axis=0), len(losses), 0.4, DELTA, "holm", True)
+    certified = holm(hoeffding_bentkus_p_values(losses.mean(axis=0), len(losses), 0.4), DELTA)
     return float(THRESHOLDS[np.flatnonzero(certified)[0]]) if certified.any() else np.inf
 
 

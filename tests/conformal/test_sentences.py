@@ -10,11 +10,12 @@ import pytest
 from conformal_helpers import Command, drawn, rows_of, strict_json, without_labels
 from scipy.stats import binomtest
 
-from chestxray.conformal.calibrate import Rows, calibrate
+from chestxray.conformal.calibrate import calibrate
+from chestxray.conformal.losses import Misses
 from chestxray.conformal.metrics import Estimate, bounded
 from chestxray.conformal.options import Config
 from chestxray.conformal.resplits import single_calibrations
-from chestxray.conformal.risks import Misses
+from chestxray.conformal.rows import Rows
 from chestxray.scores import write_scores
 
 

@@ -3,7 +3,8 @@
     python -m chestxray.conformal SCORES.csv --risk fnr --alpha 0.1
 
 Functions on arrays, for notebooks: crc_threshold, rcps_threshold, ltt_thresholds over the losses of
-miss_rates and false_discovery_rates. Nothing here knows a network; torch is never imported.
+miss_rates and false_discovery_rates; benjamini_hochberg over the ranks of ranks_among_negatives.
+Nothing here knows a network; torch is never imported.
 """
 
 from importlib import import_module
@@ -19,9 +20,15 @@ if TYPE_CHECKING:
         miss_rates,
         unit_codes,
     )
+    from chestxray.conformal.selection import (
+        benjamini_hochberg,
+        one_image_each,
+        ranks_among_negatives,
+    )
 
 __all__ = [
     "GRID",
+    "benjamini_hochberg",
     "counting_rows",
     "crc_threshold",
     "false_discovery_rates",
@@ -29,6 +36,8 @@ __all__ = [
     "holm",
     "ltt_thresholds",
     "miss_rates",
+    "one_image_each",
+    "ranks_among_negatives",
     "rcps_threshold",
     "unit_codes",
     "wsr_bound",
@@ -39,7 +48,7 @@ __all__ = [
 def __getattr__(name: str) -> object:
     """Import scipy with the first function that is asked for: --help needs none of it."""
     if name in __all__:
-        for module in ("risks", "control", "bounds"):
+        for module in ("risks", "control", "bounds", "selection"):
             found = vars(import_module(f"chestxray.conformal.{module}"))
             if name in found:
                 return found[name]

@@ -368,6 +368,9 @@ def test_rows_that_trained_or_chose_take_the_promise_back(select: Command) -> No
     said = select(*SELECT, "--from", "val", "--untouched")
     assert said.code == 0 and report_in("new_select_val")["promise_holds"]
     assert "declared by --untouched: the rows of the split val trained nothing" in said.out
+    write_scores(Path("new.csv"), replace(new, splits=np.full(len(new.splits), "val", object)))
+    assert select(*SELECT, "--from", "val", "--untouched", "--out", "o").code == 0
+    assert report_in("o")["promise_holds"]  # it declares the split in both files
     write_scores(Path("s.csv"), cal)
     for split, why in (("train", "the network was trained on"), ("val", "the epoch was chosen on")):
         new.splits[:5] = split

@@ -3,8 +3,9 @@
     python -m chestxray.conformal SCORES.csv --risk fnr --alpha 0.1
 
 Functions on arrays, for notebooks: crc_threshold and rcps_threshold; p-values and the tests of LTT,
-over the losses of miss_rates, false_discovery_rates, nonempty_shares and labels_given. Nothing here
-knows a network; torch is never imported.
+over the losses of miss_rates, false_discovery_rates, nonempty_shares and labels_given;
+benjamini_hochberg over the ranks of ranks_among_negatives. Nothing here knows a network; torch is
+never imported.
 """
 
 from importlib import import_module
@@ -29,10 +30,16 @@ if TYPE_CHECKING:
         nonempty_shares,
         unit_codes,
     )
+    from chestxray.conformal.selection import (
+        benjamini_hochberg,
+        one_image_each,
+        ranks_among_negatives,
+    )
 
 __all__ = [
     "GRID",
     "best_start",
+    "benjamini_hochberg",
     "betting_p_values",
     "counting_rows",
     "crc_threshold",
@@ -43,6 +50,8 @@ __all__ = [
     "labels_given",
     "miss_rates",
     "nonempty_shares",
+    "one_image_each",
+    "ranks_among_negatives",
     "rcps_threshold",
     "unit_codes",
     "wsr_bound",
@@ -53,7 +62,7 @@ __all__ = [
 def __getattr__(name: str) -> object:
     """Import scipy with the first function that is asked for: --help needs none of it."""
     if name in __all__:
-        for module in ("losses", "betting", "control", "bounds"):
+        for module in ("losses", "betting", "control", "bounds", "selection"):
             found = vars(import_module(f"chestxray.conformal.{module}"))
             if name in found:
                 return found[name]

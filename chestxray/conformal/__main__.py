@@ -4,6 +4,7 @@ python -m chestxray.conformal SCORES.csv --risk fnr --alpha 0.1 0.2
 python -m chestxray.conformal SCORES.csv --risk fdr --alpha 0.5
 python -m chestxray.conformal SCORES.csv --risk fnr --frontier --from val
 python -m chestxray.conformal NEW.csv --apply OUT/thresholds.json
+python -m chestxray.conformal SCORES.csv --select 0.2 --on NEW.csv
 """
 
 import argparse
@@ -26,6 +27,11 @@ def run(args: argparse.Namespace) -> int:
         from chestxray.conformal.apply import apply
 
         print("\n".join(apply(args)))
+        return 0
+    if args.select:
+        from chestxray.conformal.select_new import select_new
+
+        print("\n".join(select_new(args)))
         return 0
     from chestxray.conformal.command import calibrate_and_evaluate
 

@@ -67,7 +67,7 @@ class Certificate:
         parts = self.parts or {}
         start = self.start
         return {
-            "alpha": self.alphas[0] if len(self.alphas) == 1 else list(self.alphas),
+            "alpha": self.alpha,
             "threshold": {name: part.threshold for name, part in parts.items()} or self.threshold,
             "n_images": self.n_images,
             "n_units": self.n_units,

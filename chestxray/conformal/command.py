@@ -113,8 +113,16 @@ def refuse_shared(name: str, other: Scores, table: Scores) -> None:
 
 
 def select(table: Scores, args: argparse.Namespace) -> Scores:
-    """The rows of the split that is asked for."""
-    notes = (*table.notes, *left_out_note(table.excluded))
+    """The rows of the split that is asked for, for a calibration."""
+    chosen = chosen_rows(replace(table, notes=(*table.notes, *left_out_note(table.excluded))), args)
+    if args.unit == "patient" and table.patients is None:
+        raise ValueError(f"{args.csv} has no patient column: --unit image must be typed")
+    return chosen
+
+
+def chosen_rows(table: Scores, args: argparse.Namespace) -> Scores:
+    """The rows of the split that is asked for, without patients who are in another split too."""
+    notes = table.notes
     if table.splits is None:
         if args.split:
             raise ValueError(f"{args.csv} has no split column: leave --from out")
@@ -129,8 +137,6 @@ def select(table: Scores, args: argparse.Namespace) -> Scores:
         raise ValueError(
             f"--exclude {join_limited(unknown)}: the classes are {join_limited(classes, 20)}"
         )
-    if args.unit == "patient" and table.patients is None:
-        raise ValueError(f"{args.csv} has no patient column: --unit image must be typed")
     return replace(chosen, notes=notes)
 
 

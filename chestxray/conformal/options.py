@@ -150,7 +150,7 @@ def parse_options(argv: list[str]) -> argparse.Namespace:
     args, typed = parser.parse(argv)
     if args.csv is None:
         parser.error("SCORES.csv is needed, before flags that take several words")
-    fault = _apply_fault(typed) if args.apply else _contradiction(args, typed)
+    fault = _fault(args, typed)
     if args.untouched and not args.split:
         fault = "--untouched declares the rows of a split: add --from NAME"
     if fault:
@@ -158,11 +158,32 @@ def parse_options(argv: list[str]) -> argparse.Namespace:
     return args
 
 
+def _fault(args: argparse.Namespace, typed: dict[str, object]) -> str:
+    """The fault of what was typed; "" where there is none."""
+    if args.apply:
+        return _apply_fault(typed)
+    if args.select or args.on:
+        return _select_fault(typed)
+    return _contradiction(args, typed)
+
+
 def _apply_fault(typed: dict[str, object]) -> str:
     """The fault of options beside --apply; "" where there is none."""
     allowed = {"csv", "apply", "split", "untouched", "out", "overwrite"}
     other = [f"--{name.replace('_', '-')}" for name in sorted(typed.keys() - allowed)]
     return f"--apply brings its options along: leave {other[0]} out" if other else ""
+
+
+def _select_fault(typed: dict[str, object]) -> str:
+    """The fault of options beside --select; "" where there is none."""
+    if "on" not in typed:
+        return "--select needs --on NEW.csv, the scores to select from"
+    if "select" not in typed:
+        return "--on goes with --select Q, the share of the selected that may be false"
+    allowed = {"csv", "select", "on", "split", "untouched", "out", "overwrite"}
+    allowed |= {"exclude", "include_no_finding"}
+    other = [f"--{name.replace('_', '-')}" for name in sorted(typed.keys() - allowed)]
+    return f"--select is no calibration of thresholds: leave {other[0]} out" if other else ""
 
 
 def _contradiction(args: argparse.Namespace, typed: dict[str, object]) -> str:
@@ -313,6 +334,7 @@ def build_parser() -> Parser:
   python -m chestxray.conformal SCORES.csv --frontier --from val     what each alpha costs
   python -m chestxray.conformal SCORES.csv --risk fnr --alpha 0.1    calibrate and evaluate
   python -m chestxray.conformal NEW.csv --apply OUT/thresholds.json  sets for new images
+  python -m chestxray.conformal SCORES.csv --select 0.2 --on NEW.csv  few of the selected are false
 
 Exit codes: 0 done, 1 wrong data, 2 wrong usage, 3 nothing can be certified at this alpha.
 docs/risk-control.md explains what is promised, and what is not.""",
@@ -468,5 +490,18 @@ docs/risk-control.md explains what is promised, and what is not.""",
         type=Path,
         metavar="JSON",
         help="use the thresholds of a thresholds.json on other scores, with or without labels",
+    )
+    other.add_argument(
+        "--select",
+        type=share,
+        metavar="Q",
+        help="select new images for each class by itself, so that of the selected a share of at "
+        "most Q is expected to be false, 0 < Q < 1, taken exactly; needs --on",
+    )
+    other.add_argument(
+        "--on",
+        type=Path,
+        metavar="NEW.csv",
+        help="the scores to select from, with or without labels, of other patients",
     )
     return parser

@@ -1,4 +1,4 @@
-"""The output folder of a calibration or an application: whose it is, and its files, all or none."""
+"""The output folder of a calibration, an application or a selection: whose it is, and its files."""
 
 import json
 import re
@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 from chestxray.conformal import thresholds
 from chestxray.conformal.options import FRESH, Config
 from chestxray.conformal.report import TITLES, Application
+from chestxray.conformal.selection_report import Selection
 from chestxray.runtime.files import whole_file
 from chestxray.runtime.signals import delay_ctrl_c
 from chestxray.runtime.text import join_limited
@@ -79,34 +80,54 @@ def refuse_other_application(folder: Path, applied: Application) -> None:
     Raises:
         FileExistsError: it does; says what differs.
     """
-    if not _holds_anything(folder):
-        return
-    there = _report_in(folder).get("applied")
-    if not isinstance(there, dict):
-        _refuse(folder, f"{_names(folder)}, and no applied thresholds")
+    if _holds_anything(folder):
+        there = _report_in(folder).get("applied")
+        if not isinstance(there, dict):
+            _refuse(folder, f"{_names(folder)}, and no applied thresholds")
+        _refuse_differing(folder, "another application", there, applied.to_json())
+
+
+def refuse_other_selection(folder: Path, selection: Selection) -> None:
+    """Refuse a folder that holds anything but this very selection.
+
+    Raises:
+        FileExistsError: it does; says what differs.
+    """
+    if _holds_anything(folder):
+        there = _report_in(folder).get("selection")
+        if not isinstance(there, dict):
+            _refuse(folder, f"{_names(folder)}, and no selection")
+        _refuse_differing(folder, "another selection", there, selection.to_json())
+
+
+def _refuse_differing(
+    folder: Path, found: str, there: dict[str, Any], here: dict[str, object]
+) -> None:
     differing = [
         f"{name} {_typed(there.get(name))} there, {_typed(value)} here"
-        for name, value in applied.to_json().items()
+        for name, value in here.items()
         if there.get(name) != value
     ]
     if differing:
-        _refuse(folder, f"another application: {join_limited(differing)}")
+        _refuse(folder, f"{found}: {join_limited(differing)}")
 
 
-def save(folder: Path, contents: dict[str, str | bytes], source: Path) -> None:
+def save(folder: Path, contents: dict[str, str | bytes], *sources: Path) -> None:
     """Write the files once all are made, after removing those of an earlier run.
 
     Args:
         folder: made when missing.
         contents: by file name.
-        source: the scores, which must not be one of them.
+        sources: the scores, which must not be among them.
 
     Raises:
         FileExistsError: it is.
     """
-    old = [folder / name for name in (*FILES, *_plots_of(folder))]
-    if source.resolve() in (path.resolve() for path in (*old, *map(folder.joinpath, contents))):
-        raise FileExistsError(f"{source} would be replaced: --out names another folder")
+    old = [folder / name for name in (*FILES, *_named_by_report(folder))]
+    touched = {path.resolve() for path in (*old, *map(folder.joinpath, contents))}
+    for source in sources:
+        if source.resolve() in touched:
+            raise FileExistsError(f"{source} would be replaced: --out names another folder")
     with delay_ctrl_c():  # it leaves the files of one run, not of two or none
         for path in old:
             path.unlink(missing_ok=True)
@@ -115,11 +136,13 @@ def save(folder: Path, contents: dict[str, str | bytes], source: Path) -> None:
                 file.write(content)
 
 
-def _plots_of(folder: Path) -> list[str]:
-    """The plots that the report in a folder names."""
-    levels = _report_in(folder).get("levels", [])
+def _named_by_report(folder: Path) -> list[str]:
+    """The further files of the report in a folder: its plots, or what was selected."""
+    report = _report_in(folder)
+    levels = report.get("levels", [])
     named = [level["plots"] for level in levels if isinstance(level.get("plots"), list)]
-    return [str(name) for plots in named for name in plots if _PLOT.fullmatch(str(name))]
+    plots = [str(name) for plots in named for name in plots if _PLOT.fullmatch(str(name))]
+    return plots + (["selected.csv"] if isinstance(report.get("selection"), dict) else [])
 
 
 def _report_in(folder: Path) -> dict[str, Any]:
@@ -128,7 +151,7 @@ def _report_in(folder: Path) -> dict[str, Any]:
         found = json.loads((folder / "report.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    levels = found.get("levels") if isinstance(found, dict) else None
+    levels = found.get("levels", []) if isinstance(found, dict) else None
     ours = isinstance(levels, list) and all(isinstance(level, dict) for level in levels)
     return found if ours else {}
 

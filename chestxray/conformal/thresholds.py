@@ -76,7 +76,9 @@ def text(
     head = {
         "choices": config.to_json(),
         "classes": list(cal.classes),
-        "levels": [certificate.to_json() for certificate in certificates],
+        "levels": [
+            certificate.to_json() | {"alpha": _numbers(certificate)} for certificate in certificates
+        ],
         "started_by": None if started_by is None else vars(started_by),
         "scores": source.name,
         "sha256": file_digest(source),
@@ -96,6 +98,12 @@ def text(
     readable = json.dumps(head, indent=2).removesuffix("\n}")
     compact = json.dumps(calibration, separators=(",", ":"))
     return f'{readable},\n  "calibration": {compact}\n}}\n'
+
+
+def _numbers(certificate: Certificate) -> float | list[float]:
+    """The level; of several risks a list of theirs."""
+    first, *others = certificate.alphas
+    return [first, *others] if others else first
 
 
 def shown_patients(table: Scores, keys: Iterable[str]) -> list[str]:

@@ -79,11 +79,10 @@ def test_realised_metrics_equal_a_plain_count_of_sets_csv(
             if row["role"] != "eval" or float(row["alpha"]) != float(level["alpha"]):
                 continue
             who, sets, labels = row["patient"], chosen(row), chosen(row, "labels")
-            false = len(sets - labels) / len(sets) if sets else choices["empty"]
+            false = len(sets - labels) / len(sets) if sets else int(choices["empty"])
             if labels or choices["no_positive"] == "zero":
                 found["fnr"].append((who, len(labels - sets) / max(len(labels), 1)))
-            if sets:
-                found["fdr_nonempty"].append((who, false))
+            found["false"].append((who, false if sets else 0.0))
             found["fdr"].append((who, false))
             found["empty"].append((who, not sets))
             found["full"].append((who, len(sets) == len(classes)))
@@ -91,6 +90,9 @@ def test_realised_metrics_equal_a_plain_count_of_sets_csv(
             found["right"].append((who, len(sets & labels)))
             found["wanted"].append((who, len(labels)))
         expected = {what: averaged(values, by) for what, values in found.items()}
+        expected["mfdr"] = 1 - expected["right"] / expected["size"]
+        # A ratio of means: of the false shares, and of the sets that are not empty.
+        expected["fdr_nonempty"] = expected.pop("false") / (1 - expected["empty"])
         expected["precision"] = expected["right"] / expected["size"]
         expected["recall"] = expected.pop("right") / expected.pop("wanted")
         realised = level["realised"][by]
@@ -133,14 +135,17 @@ def test_thresholds_json_holds_options_source_and_versions(
 ) -> None:
     held = strict_json(runs("holm") / "thresholds.json")
     assert held["choices"] == {
-        "risk": "fdr",
+        "risk": ["fdr"],
         "method": "ltt",
         "delta": 0.3,
         "unit": "patient",
         "no_positive": "drop",
-        "empty": 1,
+        "empty": "1",
         "fwer": "holm",
+        "pvalue": "wsr",
+        "tune": None,
         "per_class": False,
+        "by": None,
         "from": "test",
         "untouched": False,
         "exclude": [],
@@ -181,7 +186,7 @@ def test_the_page_links_its_plots_and_shows_the_resplits(
     page = (runs(name) / "report.md").read_text(encoding="utf-8")
     assert set(re.findall(r"!\[[^]]+\]\(([^)]+)\)", page)) == plots(*ALPHAS[name])
     cuts = strict_json(runs(name) / "report.json")["levels"][0]["resplits"]
-    by_class = cuts.get("classes", {"all classes": cuts})
+    by_class = cuts.get("parts", {"all classes": cuts})
     assert set(by_class) == ({"all classes"} if name == "crc" else set(COUNTED))
     for row, found in by_class.items():
         line = next(t for t in page.split("cuts by patient")[1].splitlines() if f"| {row} |" in t)

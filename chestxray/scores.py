@@ -1,10 +1,11 @@
 """The scores CSV: one row per image, written whole; its nine digits keep every float32 bit.
 
-Columns: image, patient, split, then for the classes in their order y_<class> (0 or 1), z_<class>
-(logits) and p_<class> (sigmoid scores in [0, 1]). Other models' scores can be read too: any number
-of classes, y_ and p_ in pairs of the same order, labels also as True and False; patient, split and
-z_ may be absent. What is read is the number in the text, as float64: a score written 0.18 meets a
-threshold of 0.18.
+Columns: image, patient, split, sex, age (years), view, then for the classes in their order
+y_<class> (0 or 1), z_<class> (logits) and p_<class> (sigmoid scores in [0, 1]). They are read by
+name. Other models' scores can be read too: any number of classes, y_ and p_ in pairs of the same
+order, labels also as True and False; patient, split, sex, age, view and z_ may be absent, and
+columns of other names are kept as text. What is read is the number in the text, as float64: a
+score written 0.18 meets a threshold of 0.18.
 """
 
 import json
@@ -22,8 +23,10 @@ from chestxray.patients import patient_key, read_patients, rounded_fault
 from chestxray.runtime.files import whole_file
 from chestxray.runtime.text import is_harmless, is_missing, join_limited, plural
 
-ROW_BYTES = 600  # at most, for 15 classes
+ROW_BYTES = 640  # at most, for 15 classes
 _DECIMAL_COMMA = re.compile(r"\s*-?[0-9]+,[0-9]+\s*")
+_SIGNED_NUMBER = re.compile(r"[-+][0-9.]+(?:[eE][-+]?[0-9]+)?")
+_ROW_COLUMNS = ["image", "patient", "split"]  # whose texts no row may lack
 _TRUTH = {"false": 0.0, "true": 1.0}
 # What others call the columns, in lower case, and the names by which they would be read.
 _OTHER_COLUMNS = {
@@ -33,6 +36,11 @@ _OTHER_COLUMNS = {
 _OTHER_PREFIXES = {
     "y_": ("true_", "label_", "target_", "gt_"),
     "p_": ("prob_", "proba_", "pred_", "score_"),
+}
+# What tables call what they say of a patient or image, letters and digits only: no classes.
+_OTHER_ATTRIBUTES = {
+    *("sex", "gender", "patientsex", "patientgender"),
+    *("age", "patientage", "view", "viewposition"),
 }
 
 
@@ -48,6 +56,10 @@ class Scores:
         targets: (N, C) uint8, 0 or 1; (N, 0) where the file has no labels.
         logits: (N, C), float32 from predict, float64 from a file; None where it has none.
         scores: (N, C) in [0, 1], float32 from predict, float64 from a file.
+        attributes: what else is known of each image, by the column's name, in the file's order:
+            (N,) text, "" where there is no value. Ours are sex, age (a number of years) and view;
+            a file of others may have any or none. A text from a file may begin like a formula;
+            write_scores refuses that, and so must who else copies it into a file.
         notes: what reading a file has to say, a sentence each.
         excluded: classes of the file that were not read.
     """
@@ -59,6 +71,7 @@ class Scores:
     targets: np.ndarray
     logits: np.ndarray | None
     scores: np.ndarray
+    attributes: dict[str, np.ndarray] = field(default_factory=dict)
     notes: tuple[str, ...] = field(default=(), compare=False)
     excluded: tuple[str, ...] = field(default=(), compare=False)
 
@@ -83,24 +96,46 @@ class Scores:
             targets=self.targets[rows][:, columns if self.targets.shape[1] else []],
             logits=None if self.logits is None else self.logits[rows][:, columns],
             scores=self.scores[rows][:, columns],
+            attributes={name: texts[rows] for name, texts in self.attributes.items()},
             notes=self.notes,
             excluded=self.excluded,
         )
 
 
 def write_scores(path: Path, table: Scores) -> None:
-    """Write the scores CSV; floats with nine digits, which float32 survives unchanged."""
+    """Write the scores CSV; floats with nine digits, which float32 survives unchanged.
+
+    Raises:
+        ValueError: an attribute that a spreadsheet would run.
+    """
+    _check_attributes(path, table.attributes)
     columns: dict[str, np.ndarray] = {"image": table.image_names}
     if table.patients is not None:
         columns["patient"] = table.patients
     if table.splits is not None:
         columns["split"] = table.splits
+    columns |= table.attributes
     for prefix, values in (("y_", table.targets), ("z_", table.logits), ("p_", table.scores)):
         if values is not None:
             columns |= {f"{prefix}{n}": values[:, k] for k, n in enumerate(table.classes)}
     frame = pd.DataFrame(columns).sort_values("image", kind="stable")
     with whole_file(path) as file:
         frame.to_csv(file, index=False, float_format="%.9g", lineterminator="\n")
+
+
+def _check_attributes(path: Path, attributes: dict[str, np.ndarray]) -> None:
+    """Refuse names and texts that a spreadsheet would run, which numbers with a sign are not."""
+    for name, texts in attributes.items():
+        unsafe = [text for text in (name, *pd.unique(texts)) if not _is_safe(text)]
+        if unsafe:
+            raise ValueError(
+                f"{path} is not written: the column {name!r} has a control character, or text "
+                f"beginning like a formula with - = + or @: {join_limited(map(repr, unsafe))}"
+            )
+
+
+def _is_safe(text: str) -> bool:
+    return is_harmless(text) or _SIGNED_NUMBER.fullmatch(text) is not None
 
 
 def metrics_path(path: Path) -> Path:
@@ -204,7 +239,8 @@ def read_scores(
 
     Returns:
         Logits and scores as the float64 nearest to the text; of a file of write_scores,
-        astype(np.float32) gives the written bits.
+        astype(np.float32) gives the written bits. Every further column that has a name is in
+        attributes: text without blanks around it, "" for NaN, NA and what else says "no value".
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -233,6 +269,7 @@ def read_scores(
         targets=targets,
         logits=_numbers(path, frame, "z_", classes) if has_logits else None,
         scores=_read_p(path, frame, classes),
+        attributes=_read_attributes(frame),
         notes=notes,
         excluded=tuple(name for name in named if exclude(name)),
     )
@@ -252,6 +289,19 @@ def _unify_patients(path: Path, frame: pd.DataFrame) -> tuple[str, ...]:
     )
 
 
+def _read_attributes(frame: pd.DataFrame) -> dict[str, np.ndarray]:
+    """The columns of neither the image nor a class, each text cleaned once."""
+    attributes = {}
+    for name in frame.columns:
+        # Unnamed: 0 is what pandas calls a column without a name, also where it saves it again
+        if name in ("", *_ROW_COLUMNS) or name.startswith(("y_", "z_", "p_", "Unnamed: ")):
+            continue
+        codes, texts = pd.factorize(frame[name].to_numpy(dtype=object))
+        cleaned = ["" if is_missing(text) else text.strip() for text in texts]
+        attributes[name] = np.array(cleaned, dtype=object)[codes]
+    return attributes
+
+
 def _check_texts(path: Path, frame: pd.DataFrame) -> None:
     """Refuse images listed twice, and texts that are missing or that a spreadsheet would run."""
     if not len(frame):
@@ -259,7 +309,7 @@ def _check_texts(path: Path, frame: pd.DataFrame) -> None:
     if frame["image"].duplicated().any():
         twice = frame["image"][frame["image"].duplicated()].unique()
         raise ValueError(f"{path}: images listed twice: {join_limited(twice)}")
-    for name in frame.columns.intersection(["image", "patient", "split"], sort=False):
+    for name in frame.columns.intersection(_ROW_COLUMNS, sort=False):
         empty = frame[name] == ""
         if empty.any():
             raise ValueError(
@@ -341,9 +391,15 @@ def _bare_classes(header: list[str]) -> list[str]:
     if any(name.startswith("y_") for name in header):
         return []
     known = {name for names in _OTHER_COLUMNS.values() for name in names}
-    known |= {"", "image", "patient", "split", "age", "sex", "view"}
+    known |= {"", *_ROW_COLUMNS}
     prefixes = ("z_", "p_", *_OTHER_PREFIXES["p_"])
-    return [n for n in header if n.casefold() not in known and not n.startswith(prefixes)]
+    return [
+        name
+        for name in header
+        if name.casefold() not in known
+        and re.sub(r"[^a-z0-9]", "", name.casefold()) not in _OTHER_ATTRIBUTES
+        and not name.startswith(prefixes)
+    ]
 
 
 def _read_targets(

@@ -289,6 +289,11 @@ def test_the_scores_csv_has_each_test_image_once_with_its_labels(
     assert table.image_names.tolist() == wanted
     assert set(table.splits) == {"test"}
     labels = pd.read_csv(drawn / "Data_Entry_2017.csv", index_col=False).set_index("Image Index")
+    assert list(table.attributes) == ["sex", "age", "view"]
+    for ours, theirs in (("sex", "Patient Gender"), ("view", "View Position")):
+        assert table.attributes[ours].tolist() == labels.loc[wanted, theirs].tolist()
+    ages = labels.loc[wanted, "Patient Age"].tolist()
+    assert [f"{int(age):03d}Y" for age in table.attributes["age"]] == ages
     for name, target in zip(table.image_names, table.targets, strict=True):
         assert (
             "|".join(c for c, y in zip(CLASSES, target, strict=True) if y)
@@ -449,6 +454,9 @@ def test_a_test_elsewhere_leaves_out_patients_the_run_has_seen(
     with open("elsewhere/Data_Entry_2017.csv", "a") as table:
         for name in (f"{seen[:8]}_777.png", "00009999_000.png"):
             table.write(f"{name},Mass,000,{name[:8]},050Y,F,PA,64,64,0.1,0.1\n")
+    lines = Path("elsewhere/Data_Entry_2017.csv").read_text().splitlines()
+    few = [",".join(line.split(",")[:4]) + "\n" for line in lines]  # no sex, age or view
+    Path("elsewhere/Data_Entry_2017.csv").write_text("".join(few))
     held = load_plain(two_epochs / "last.pth")
     held["args"]["subset"] = "list of the training data.txt"
     Path("checkpoints").mkdir()
@@ -459,9 +467,12 @@ def test_a_test_elsewhere_leaves_out_patients_the_run_has_seen(
     assert "--subset list of the training data.txt is left out" in said
     assert "1 image left out: their patients are in another part" in said
     assert "are not the ones of the checkpoint" in said and "Mass" in said
-    images = read_scores(Path("checkpoints/last_test_scores.csv")).image_names.tolist()
+    table = read_scores(Path("checkpoints/last_test_scores.csv"))
     known = (drawn / "test_list.txt").read_text().split()
-    assert images == sorted([*known, "00009999_000.png"])
+    assert table.image_names.tolist() == sorted([*known, "00009999_000.png"])
+    assert {name: set(texts) for name, texts in table.attributes.items()} == {
+        name: {""} for name in ("sex", "age", "view")
+    }
 
 
 def test_12_bits_in_16_are_warned_of_and_read_with_bits_12(

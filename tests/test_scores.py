@@ -12,7 +12,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from chestxray.labels import CLASSES
+from chestxray.runtime.text import is_harmless, is_missing
 from chestxray.scores import (
+    ROW_BYTES,
     Scores,
     ScoresOrigin,
     metrics_path,
@@ -34,6 +36,11 @@ def random_scores(n: int = 50, seed: int = 0) -> Scores:
         targets=rng.integers(0, 2, (n, 15)).astype(np.uint8),
         logits=logits,
         scores=(1 / (1 + np.exp(-logits))).astype(np.float32),
+        attributes={
+            "sex": rng.choice(["F", "M", ""], n).astype(object),
+            "age": rng.choice(["58", "0", "1.08333", ""], n).astype(object),
+            "view": rng.choice(["PA", "AP", ""], n).astype(object),
+        },
     )
 
 
@@ -46,6 +53,9 @@ def test_what_is_written_is_read_back_to_the_same_bits(tmp_path: Path) -> None:
     assert back.image_names.tolist() == table.image_names[order].tolist()
     assert back.patients.tolist() == table.patients[order].tolist()
     assert back.splits.tolist() == ["test"] * 50
+    assert list(back.attributes) == ["sex", "age", "view"]
+    for name, texts in back.attributes.items():
+        assert texts.tolist() == table.attributes[name][order].tolist()
     np.testing.assert_array_equal(back.targets, table.targets[order])
     assert back.logits.astype(np.float32).tobytes() == table.logits[order].tobytes()
     assert back.scores.astype(np.float32).tobytes() == table.scores[order].tobytes()
@@ -80,7 +90,8 @@ def test_the_file_has_the_documented_columns_and_sorted_rows(
     assert b"\r" not in content and content.endswith(b"\n")
     lines = content.decode().splitlines()
     groups = [[prefix + name for name in CLASSES] for prefix in ("y_", "z_", "p_")]
-    assert lines[0].split(",") == ["image", "patient", "split", *sum(groups, [])]
+    about = ["image", "patient", "split", "sex", "age", "view"]
+    assert lines[0].split(",") == [*about, *sum(groups, [])]
     names = [line.partition(",")[0] for line in lines[1:]]
     assert names == sorted(set(names)) and len(names) == 50
 
@@ -93,7 +104,7 @@ def test_scores_of_other_models_are_read_with_any_classes(
     back = read_scores(tmp_path / "s.csv.gz")
     assert back.classes == ("B", "A")
     assert back.image_names.tolist() == ["a.png", "b.png"]
-    assert back.patients is back.splits is back.logits is None
+    assert back.patients is back.splits is back.logits is None and back.attributes == {}
     assert back.targets.tolist() == [[1, 0], [0, 1]]
     assert back.scores.tolist() == [[0.0, 0.5], [0.25, 1.0]]
 
@@ -144,6 +155,8 @@ def test_scores_of_other_models_are_read_with_any_classes(
         ("filename,Patient ID,y_A,p_A\n", "rename filename to image, Patient ID to patient$"),
         ("image,age,A,B\na,9,0,1\n", r"rename the labels A, B to y_A .* \(scores are called p_A"),
         ("image,A,B,fold,p_A,p_B\na,0,1,3,0.5,0.5\n", "rename the labels A, B to y_A and so on$"),
+        ("image,Sex,Patient Age,view_position,B\n", r"rename the labels B to y_B"),
+        ("image,gender,PatientAge,ViewPosition,Patient_Gender,B\n", r"rename the labels B to y_B"),
         ("image,A,prob_A\na,0,0.5\n", "rename prob_<class> to p_<class>, the labels A to y_A"),
     ],
 )
@@ -279,6 +292,84 @@ def test_text_that_a_spreadsheet_would_run_is_refused(
     (tmp_path / "s.csv").write_text(text.replace(before, after))
     with pytest.raises(ValueError, match=message):
         read_scores(tmp_path / "s.csv")
+
+
+def test_a_row_takes_no_more_bytes_than_are_asked_of_the_disk(tmp_path: Path) -> None:
+    table = random_scores(1)
+    widest = {"sex": "unknown", "age": "0.00273785", "view": "LATERAL"}
+    table.attributes = {name: np.array([text], dtype=object) for name, text in widest.items()}
+    table.logits[:] = np.float32(-1.23456789e-10)
+    table.scores[:] = np.float32(1.23456789e-10)
+    write_scores(tmp_path / "s.csv", table)
+    _, row = (tmp_path / "s.csv").read_bytes().splitlines()
+    assert b",-1.23456786e-10," in row and len(row) + 1 <= ROW_BYTES
+
+
+def test_further_columns_are_kept_as_text_in_their_order(tmp_path: Path) -> None:
+    path = tmp_path / "s.csv"
+    path.write_text(
+        ",image,View,y_A,site, age ,y_B,z_A,z_B,,p_A,p_B,margin,note\n"
+        '0,b, PA ,1,NaN,58,0,1,2,x,0.5,0.25,-1.50,"a, b"\n'
+        "1,a,None,0,n/a,,x,3,4,y,0.75,9,2,=1+1\n"
+    )
+    table = read_scores(path, exclude=lambda name: name == "B")
+    found = {name: texts.tolist() for name, texts in table.attributes.items()}
+    assert list(found.items()) == [
+        ("View", ["", "PA"]),
+        ("site", ["", ""]),
+        ("age", ["", "58"]),
+        ("margin", ["2", "-1.50"]),
+        ("note", ["=1+1", "a, b"]),
+    ]
+    some = table.take(np.array([False, True]), [0])
+    assert {name: texts.tolist() for name, texts in some.attributes.items()} == {
+        name: texts[1:] for name, texts in found.items()
+    }
+
+
+@given(
+    st.dictionaries(
+        st.from_regex(r"[A-Za-x][a-z ]{0,5}[a-z]", fullmatch=True).filter(
+            lambda name: name not in ("image", "patient", "split")
+        ),
+        st.lists(
+            st.text(st.characters(codec="utf-8", categories=("L", "N", "P"))),
+            min_size=3,
+            max_size=3,
+        ),
+    )
+)
+def test_attributes_are_read_as_they_were_written(columns: dict[str, list[str]]) -> None:
+    table = random_scores(3)
+    table.attributes = {name: np.array(texts, dtype=object) for name, texts in columns.items()}
+    safe = all(is_harmless(text) for texts in columns.values() for text in texts)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "s.csv"
+        try:
+            write_scores(path, table)
+        except ValueError:
+            assert not safe and not path.exists()
+            return
+        back = read_scores(path)
+    order = np.argsort(table.image_names)
+    assert list(back.attributes) == list(columns)
+    for name, texts in back.attributes.items():
+        written = [columns[name][row] for row in order]
+        assert texts.tolist() == ["" if is_missing(text) else text for text in written]
+
+
+@pytest.mark.parametrize("text", ["=1+1", "@a", "+cmd", "-1+1", "a\tb", "-"])
+def test_attributes_that_a_spreadsheet_would_run_are_not_written(text: str, tmp_path: Path) -> None:
+    plain = np.array(["-1.5", "+2", "-1e-05"], dtype=object)
+    for attributes in ({"margin": plain, "x": np.array(["", "a", text])}, {text: plain}):
+        table = replace(random_scores(3), attributes=attributes)
+        with pytest.raises(ValueError, match="is not written: the column .* has a control char"):
+            write_scores(tmp_path / "s.csv", table)
+        assert not list(tmp_path.iterdir())
+    table = replace(random_scores(3), attributes={"margin": plain})
+    write_scores(tmp_path / "s.csv", table)
+    back = read_scores(tmp_path / "s.csv").attributes["margin"]
+    assert sorted(back) == sorted(plain)
 
 
 def test_blanks_behind_commas_are_no_part_of_names_and_splits(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ import io
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -47,10 +47,25 @@ if TYPE_CHECKING:
 _CURVE = 20  # a bound is drawn at every so many-th threshold of the grid
 
 
-def write_npz(path: Path, rows: Rows) -> None:
-    """Write the arrays that the papers' notebooks read: sgmd (N, K) scores, labels (N, K)."""
+def write_npz(path: Path, table: Scores) -> None:
+    """Write arrays for notebooks, which np.load reads without pickle.
+
+    They are sgmd (N, K) scores and labels (N, K), as the papers' notebooks call them; and, as text,
+    images (N,), classes (K,), split (N,), "" where the file has none, and patients (N,) in their
+    one spelling; without patients in the file there is no such array.
+    """
+    n = len(table.image_names)
+    arrays: dict[str, Any] = {
+        "sgmd": table.scores,
+        "labels": table.targets,
+        "images": table.image_names.astype(str),
+        "classes": np.array(table.classes, dtype=str),
+        "split": np.full(n, "") if table.splits is None else table.splits.astype(str),
+    }
+    if table.patients is not None:
+        arrays["patients"] = table.patients.astype(str)
     with whole_file(path, "wb") as file:
-        np.savez(file, sgmd=rows.scores, labels=rows.targets)
+        np.savez(file, **arrays)
 
 
 @dataclass(frozen=True)

@@ -52,7 +52,7 @@ def calibrate_and_evaluate(args: argparse.Namespace) -> int:
     if not alphas:
         print("\n".join(head_lines(classes_text(table.classes), table.notes)))
     if args.npz:
-        artifacts.write_npz(args.npz, rows)
+        artifacts.write_npz(args.npz, table)
         print(f"wrote {args.npz}")
     if args.frontier:
         print(frontier(Calibration(rows, config, tune)))

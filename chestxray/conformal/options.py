@@ -479,7 +479,10 @@ docs/risk-control.md explains what is promised, and what is not.""",
         help="other cuts by patient for the histogram of the realised risk (default: 1000)",
     )
     output.add_argument(
-        "--npz", type=Path, metavar="FILE", help="write the rows as arrays sgmd, labels"
+        "--npz",
+        type=Path,
+        metavar="FILE",
+        help="write the rows as arrays: sgmd, labels, images, patients, classes, split",
     )
     other = parser.add_argument_group("instead of a calibration")
     other.add_argument(

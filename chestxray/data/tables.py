@@ -16,7 +16,7 @@ import pandas as pd
 from chestxray.csv_files import check_form, header_of, read_texts, unpacked
 from chestxray.labels import CLASSES, canonical, decode, encode, split_labels
 from chestxray.patients import Patients, is_no_id, read_patients, rounded_fault
-from chestxray.runtime.text import is_harmless, join_limited, plural
+from chestxray.runtime.text import is_harmless, is_missing, join_limited, plural
 
 # Names of each column, in lower case, everything but letters and digits as one space.
 _COLUMNS = {
@@ -156,8 +156,8 @@ def read_table(path: Path) -> Table:
     """Read one label table.
 
     Raises:
-        ValueError: rows whose name, labels or patient cannot be used, all of a kind together with
-            their line numbers; missing columns; a file that is not a CSV.
+        ValueError: rows whose name, labels, patient, sex or view cannot be used, all of a kind
+            together with their line numbers; missing columns; a file that is not a CSV.
     """
     content = unpacked(path)
     text = _read_columns(path, content)
@@ -167,8 +167,8 @@ def read_table(path: Path) -> Table:
     notes += more
     rows = pd.DataFrame({"image": text["image"], "patient": patients})
     rows["age"] = _ages(text["age"]) if "age" in text else np.nan
-    rows["sex"] = text["sex"] if "sex" in text else ""
-    rows["view"] = text["view"] if "view" in text else ""
+    rows["sex"] = _read_words(path, text["sex"]) if "sex" in text else ""
+    rows["view"] = _read_words(path, text["view"]) if "view" in text else ""
     rows[list(CLASSES)] = pd.DataFrame(targets, index=rows.index, columns=list(CLASSES))
     rows, repeated = _drop_repeats(path, rows)
     if repeated:
@@ -348,6 +348,19 @@ def _ages(texts: pd.Series) -> pd.Series:
     parts = texts.str.upper().str.extract(r"^(\d{1,4})(?:\.0)?([YMD]?)$")
     years = pd.to_numeric(parts[0]) * parts[1].map(_YEARS)
     return years.where(years <= _OLDEST)
+
+
+def _read_words(path: Path, texts: pd.Series) -> pd.Series:
+    """Sex or view, "" where there is none; refuses what a spreadsheet would run."""
+    different = texts.unique()
+    unsafe = texts.isin([text for text in different if not is_harmless(text)])
+    if unsafe.any():
+        raise ValueError(
+            f"{path}: {plural(int(unsafe.sum()), 'row')} whose {texts.name} has a control "
+            "character, or begins like a formula with - = + or @: lines "
+            f"{join_limited(_lines(unsafe))}; leave the cell empty where it is not known"
+        )
+    return texts.mask(texts.isin([text for text in different if is_missing(text)]), "")
 
 
 def _drop_repeats(path: Path, rows: pd.DataFrame) -> tuple[pd.DataFrame, int]:

@@ -63,7 +63,7 @@ def predict(
 
 
 def scores_table(images: Workset, logits: np.ndarray, scores: np.ndarray) -> Scores:
-    """Put logits and scores (N, C) beside the labels and patients of their images."""
+    """Put logits and scores (N, C) beside the labels, patients and attributes of their images."""
     return Scores(
         image_names=images.rows["image"].to_numpy(),
         patients=images.rows["patient"].to_numpy(),
@@ -72,4 +72,14 @@ def scores_table(images: Workset, logits: np.ndarray, scores: np.ndarray) -> Sco
         targets=images.targets,
         logits=logits,
         scores=scores,
+        attributes={
+            "sex": images.rows["sex"].to_numpy(),
+            "age": _age_texts(images.rows["age"].to_numpy()),
+            "view": images.rows["view"].to_numpy(),
+        },
     )
+
+
+def _age_texts(years: np.ndarray) -> np.ndarray:
+    """Ages as short as can be, "" for NaN: 58, and 1.08333 for thirteen months."""
+    return np.array(["" if np.isnan(age) else f"{age:g}" for age in years], dtype=object)

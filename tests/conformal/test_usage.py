@@ -3,6 +3,7 @@
 import gzip
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -145,13 +146,43 @@ def test_the_frontier_of_fdr_says_where_nothing_is_certified(command: Command) -
     assert "certified" in said.out.splitlines()[4] and "nan" not in said.out
 
 
-def test_npz_holds_the_arrays_of_the_papers_notebooks(command: Command) -> None:
-    assert command("s.csv", "--npz", "a.npz").code == 0
+def test_npz_holds_the_arrays_of_the_papers_notebooks_and_whose_rows_they_are(
+    command: Command,
+) -> None:
+    table = drawn()
+    table.splits[table.patients >= "00000100"] = "val"
+    write_scores(Path("s.csv"), table)
+    assert command("s.csv", "--npz", "a.npz", "--from", "val").code == 0
     table = read_scores(Path("s.csv"))
-    with np.load("a.npz") as arrays:
-        assert sorted(arrays) == ["labels", "sgmd"]
-        np.testing.assert_array_equal(arrays["sgmd"], table.scores[:, [0, 2, 3]])
-        np.testing.assert_array_equal(arrays["labels"], table.targets[:, [0, 2, 3]])
+    table = table.take(table.splits == "val", [0, 2, 3])  # without No Finding
+    with np.load("a.npz", allow_pickle=False) as arrays:
+        names = ["classes", "images", "labels", "patients", "sgmd", "split"]
+        assert sorted(arrays) == names
+        np.testing.assert_array_equal(arrays["sgmd"], table.scores)
+        np.testing.assert_array_equal(arrays["labels"], table.targets)
+        assert arrays["classes"].tolist() == ["Effusion", "Mass", "Hernia"]
+        assert arrays["images"].tolist() == table.image_names.tolist()
+        assert arrays["patients"].tolist() == table.patients.tolist()
+        assert arrays["split"].tolist() == ["val"] * len(table.image_names)
+        kinds = {name: arrays[name].dtype.kind for name in names}
+    assert {name for name, kind in kinds.items() if kind == "U"} == set(names) - {"labels", "sgmd"}
+
+
+def test_npz_of_a_file_without_patients_and_splits_says_so(command: Command) -> None:
+    write_scores(Path("s.csv"), replace(drawn(), patients=None, splits=None))
+    assert command("s.csv", "--npz", "a.npz", "--unit", "image").code == 0
+    with np.load("a.npz", allow_pickle=False) as arrays:
+        assert "patients" not in arrays
+        assert arrays["split"].tolist() == [""] * len(arrays["images"])
+
+
+def test_npz_spells_patients_as_the_file_does(command: Command) -> None:
+    table = drawn(3)
+    table.patients = np.array([f"Ä-{int(text)}" for text in table.patients], dtype=object)
+    write_scores(Path("s.csv"), table)
+    assert command("s.csv", "--npz", "a.npz").code == 0
+    with np.load("a.npz", allow_pickle=False) as arrays:
+        assert arrays["patients"].tolist() == table.patients.tolist()
 
 
 def test_torch_is_never_and_matplotlib_late_imported(

@@ -61,6 +61,10 @@ def test_scores_of_real_images_agree_with_scikit_learn(
     np.testing.assert_array_equal(table.targets, expected)
     patients = labels.loc[table.image_names, "Patient ID"].astype(str).str.zfill(8)
     assert table.patients.tolist() == patients.tolist()
+    ages = labels.loc[table.image_names, "Patient Age"].str.removesuffix("Y").astype(int)
+    assert table.attributes["age"].tolist() == ages.astype(str).tolist()
+    for ours, theirs in (("sex", "Patient Gender"), ("view", "View Position")):
+        assert table.attributes[ours].tolist() == labels.loc[table.image_names, theirs].tolist()
 
     found = json.loads(Path("checkpoints/stage1_0001_01_test_metrics.json").read_text())
     assert found["undefined"] == {"Hernia": "no positives"}

@@ -380,6 +380,24 @@ def test_patients_that_a_spreadsheet_would_run_are_refused(tmp_path, patient):
         read_table(path)
 
 
+@pytest.mark.parametrize("column", ["sex", "view"])
+@pytest.mark.parametrize("text", ["=1+1", "+1", "-1", "@a", '"1\t2"'])
+def test_a_sex_or_view_that_a_spreadsheet_would_run_is_refused(tmp_path, column, text):
+    header = f"Image Index,Finding Labels,Patient ID,{column}\n"
+    rows = ["a.png,Mass,1,F\n", f"b.png,Mass,2,{text}\n", "c.png,Mass,3,\n"]
+    path = write(tmp_path, header + "".join(rows))
+    with pytest.raises(ValueError, match=f"1 row whose {column} has a control .*lines 3; leave"):
+        read_table(path)
+
+
+@pytest.mark.parametrize("text", ["", " ", "NaN", "NA", "n/a", "None", "null", "<NA>"])
+def test_a_sex_or_view_that_says_there_is_none_is_none(tmp_path, text):
+    header = "Image Index,Finding Labels,Patient ID,Patient Sex,View Position\n"
+    rows = [f"a.png,Mass,1,{text},AP\n", f"b.png,Mass,2,F,{text}\n"]
+    rows = read_table(write(tmp_path, header + "".join(rows))).rows
+    assert (rows["sex"].tolist(), rows["view"].tolist()) == (["", "F"], ["AP", ""])
+
+
 def test_a_row_repeated_with_other_labels_is_refused(tmp_path):
     rows = ["a_1.png,Mass,1,1\n", "a_2.png,Mass,1,1\n", "a_1.png,Edema,1,1\n"]
     path = write(tmp_path, HEADER + "".join(rows))

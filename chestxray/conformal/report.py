@@ -354,21 +354,28 @@ def _entry_lines(entry: Entry, report: Report) -> list[str]:
     said = [*_threshold_lines(entry, config), str(entry.guarantee)]
     said.append(counting(certificate, config))
     said += spread_lines(entry, report)
-    for weighting, found in (entry.realised or {}).items():
-        risks = "  ".join(
-            f"{config.named_risk(name).abbreviation} {_number(share.value)}"
-            for name, share in found.risks.items()
-        )
-        said.append(
-            f"realised by {weighting:<8} {risks} (non-empty {_number(found.fdr_nonempty.value)})  "
-            f"empty {_number(found.empty.value)}  full {_number(found.full.value)}  "
-            f"size {_number(found.size.value)}"
-        )
+    said += [
+        f"realised by {weighting:<8} {_realised_text(found, config)}"
+        for weighting, found in (entry.realised or {}).items()
+    ]
     said += _group_lines(entry, config)
     said += entry.notes
     if entry.resplits:
         said += _resplit_lines(entry.resplits, report)
     return said
+
+
+def _realised_text(found: SetMetrics, config: Config) -> str:
+    """All metrics in a line; the FDR of non-empty sets behind the FDR, unless they are one."""
+    risks = {
+        config.named_risk(name).abbreviation: _number(share.value)
+        for name, share in found.risks.items()
+    }
+    if config.empty != "drop":
+        risks["FDR"] += f" (non-empty {_number(found.fdr_nonempty.value)})"
+    shares = {"empty": found.empty, "full": found.full, "size": found.size}
+    others = {name: _number(share.value) for name, share in shares.items()}
+    return "  ".join(f"{name} {value}" for name, value in (risks | others).items())
 
 
 def _group_lines(entry: Entry, config: Config) -> list[str]:
@@ -635,6 +642,10 @@ def counting(certificate: Certificate, config: Config) -> str:
     if config.unit == "patient":
         found = f"{plural(certificate.n_units, 'patient')} with {found}"
     bound = certificate.bound
+    if config.joint and bound is not None:
+        return (
+            f"{found} counted; largest p-value {bound:.4g} at the threshold, the largest certified"
+        )
     return f"{found} counted" + (
         "" if bound is None else f"; {BOUNDS[config.method]} {bound:.4g} at the threshold"
     )

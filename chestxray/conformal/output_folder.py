@@ -180,7 +180,7 @@ def _flag(name: str) -> str:
 def _typed(value: object) -> str:
     """A value as it would be typed."""
     if isinstance(value, bool) or value is None:
-        return {True: "on", False: "off", None: "all"}[value]
+        return {True: "on", False: "off", None: "not typed"}[value]
     if isinstance(value, list | tuple):
         return " ".join(map(str, value)) or "nothing"
     return f"{value:g}" if isinstance(value, float) else str(value)

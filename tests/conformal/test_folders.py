@@ -140,7 +140,7 @@ def test_another_application_needs_overwrite(command: Command) -> None:
         "applied_new_second",
     }
     said = command(*applied, "--from", "second", "--out", "o/applied_new")
-    assert said.code == 1 and "from all there, second here" in said.err
+    assert said.code == 1 and "from not typed there, second here" in said.err
     said = command(*applied, "--from", "second", "--untouched")
     assert said.code == 1 and "another application: untouched off there, on here" in said.err
     write_scores(Path("new.csv"), table.take(np.arange(len(table.splits)) > 9, [0, 1, 2, 3]))

@@ -45,7 +45,7 @@ def betting_p_values(
             this.
 
     Returns:
-        (T,) in (0, 1]; each p-value is valid at every level, whatever delta is.
+        (T,) in [0, 1]; each p-value is valid at every level, whatever delta is.
     """
     return np.exp(-_log_capital(losses, alpha, delta, bets, -_log(enough)))
 

@@ -115,7 +115,10 @@ def best_start(losses: np.ndarray, alpha: float) -> int:
     spreads[spreads < _ROUNDING] = 0.0
     with np.errstate(divide="ignore", invalid="ignore"):
         ratios = np.where(gaps == 0, 0.0, gaps / spreads)
-    return len(ratios) - 1 - int(ratios[::-1].argmax()) if len(ratios) else 0
+    if not len(ratios):
+        return 0
+    best = np.isclose(ratios, ratios.max(), rtol=1e-9, atol=_ROUNDING)  # rounding decides nothing
+    return int(np.flatnonzero(best)[-1])
 
 
 def holm(p_values: np.ndarray, delta: float) -> np.ndarray:

@@ -10,6 +10,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from chestxray.conformal import (
+    GRID,
     crc_threshold,
     false_discovery_rates,
     fixed_sequence,
@@ -20,6 +21,9 @@ from chestxray.conformal import (
     unit_codes,
     wsr_certifies,
 )
+from chestxray.conformal.calibrate import calibrate
+from chestxray.conformal.options import Config
+from chestxray.conformal.rows import Rows
 
 ALPHAS = ("0.05", "0.1", "0.2", "0.25", "0.29", "0.3", "0.34", "0.5", "0.57", "0.9", "1")
 
@@ -242,3 +246,81 @@ def test_ltt_with_holm_agrees_with_mapie(alpha: float) -> None:
     risks = false_discovery_rates(targets, scores, np.arange(150), 1.0, FINE).mean(axis=0)
     certified = holm(hoeffding_bentkus_p_values(risks, 150, alpha), 0.1)
     np.testing.assert_equal(theirs, FINE[certified].min() if certified.any() else np.nan)
+
+
+# MAPIE 1.6 has no betting p-values, no units of several images, no groups, and of ratios only the
+# precision of one class, whose number of tests is that of the positives found. What it has too, its
+# procedure of learn then test (behind all its controllers), is compared on the losses of our table:
+# recall by a fixed sequence, Hoeffding-Bentkus p-values, several risks at once by Holm, both ways
+# of correcting for the number of tests.
+
+
+def one_image_each(n: int, seed: int) -> tuple[Rows, dict[str, np.ndarray]]:
+    """Patients of one image each, and the mean losses (T,) on our grid."""
+    targets, scores = scored(n, seed)
+    rows = Rows(targets, scores, np.arange(n), np.arange(n))
+    means = {
+        "fnr": miss_rates(targets, scores, np.arange(n)).mean(axis=0),
+        "fdr": false_discovery_rates(targets, scores, np.arange(n)).mean(axis=0),
+    }
+    return rows, means
+
+
+def mapie_procedure(means: list[np.ndarray], n: int, alpha: str, fwer: str) -> np.ndarray:
+    """(T,) bool, what MAPIE certifies at delta 0.1 for means of n losses, one row a risk."""
+    from mapie.risk_control._base_controller import ltt_procedure
+
+    levels = np.array([[float(level)] for level in alpha.split()])
+    table = np.array(means)
+    valid, _ = ltt_procedure(table, levels, 0.1, np.full(table.shape, float(n)), fwer_method=fwer)
+    certified = np.zeros(table.shape[1], dtype=bool)
+    certified[valid[0]] = True
+    return certified
+
+
+@pytest.mark.parametrize("seed", [4, 5])
+@pytest.mark.parametrize("alpha", ["0.15", "0.3"])
+@pytest.mark.parametrize(
+    ("fwer", "theirs"), [("fst", "fixed_sequence"), ("holm", "bonferroni_holm")]
+)
+def test_recall_by_ltt_agrees_with_mapie(fwer: str, theirs: str, alpha: str, seed: int) -> None:
+    rows, means = one_image_each(150, seed)
+    certified = mapie_procedure([means["fnr"]], 150, alpha, theirs)
+    found = calibrate(rows, alpha, Config(method="ltt", fwer=fwer, pvalue="hb"))
+    assert found.threshold == (GRID[certified].max() if certified.any() else None)
+    assert found.certified or (alpha, fwer) == ("0.15", "holm")
+
+
+@pytest.mark.parametrize("seed", [4, 5])
+@pytest.mark.parametrize("alpha", ["0.3 0.5", "0.4 0.4", "0.1 0.2"])
+def test_two_risks_at_once_agree_with_mapie(alpha: str, seed: int) -> None:
+    rows, means = one_image_each(400, seed)
+    certified = mapie_procedure([means["fnr"], means["fdr"]], 400, alpha, "bonferroni_holm")
+    config = Config(risk=("fnr", "fdr"), method="ltt", fwer="holm", pvalue="hb")
+    found = calibrate(rows, alpha, config)
+    assert found.threshold == (GRID[certified].max() if certified.any() else None)
+    assert found.certified == (alpha != "0.1 0.2")
+
+
+def test_tests_in_a_sequence_and_holm_agree_with_mapie() -> None:
+    from mapie.risk_control import control_fwer
+
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        p_values = rng.uniform(size=20) ** 6
+        sequence = range(19, -1, -1)  # from the strict end, as FDR has it
+        passed = fixed_sequence(lambda block, p=p_values: p[block] <= 0.1, sequence)
+        theirs = control_fwer(p_values[::-1], 0.1, "fixed_sequence")
+        assert sorted(passed) == sorted(19 - theirs)
+        assert np.flatnonzero(holm(p_values, 0.1)).tolist() == sorted(control_fwer(p_values, 0.1))
+
+
+def test_hoeffding_bentkus_p_values_agree_with_mapie() -> None:
+    from mapie.risk_control.methods import compute_hoeffding_bentkus_p_value
+
+    risks = (np.arange(101) + 0.5) / 101  # no whole numbers of losses, where rounding decides
+    for n in (10, 101, 1000):
+        for alpha in (0.05, 0.3, 0.7):
+            theirs = compute_hoeffding_bentkus_p_value(risks, n, alpha)[:, 0]
+            ours = hoeffding_bentkus_p_values(risks, n, alpha)
+            np.testing.assert_allclose(ours, np.minimum(theirs, 1.0), rtol=1e-9)

@@ -1,6 +1,7 @@
 """The guarantees, on populations whose risk at every threshold is known."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from typing import NamedTuple
 
@@ -9,6 +10,7 @@ import pytest
 
 from chestxray.conformal import (
     GRID,
+    betting_p_values,
     crc_threshold,
     false_discovery_rates,
     fixed_sequence,
@@ -17,6 +19,14 @@ from chestxray.conformal import (
     miss_rates,
     rcps_threshold,
 )
+from chestxray.conformal.betting import PLAIN
+from chestxray.conformal.calibrate import calibrate, loss_table
+from chestxray.conformal.groups import Groups
+from chestxray.conformal.losses import LossTable
+from chestxray.conformal.ltt import Question, certified_place
+from chestxray.conformal.options import Config
+from chestxray.conformal.risks import MarginalFalseDiscoveryRate, Risk
+from chestxray.conformal.rows import Rows
 
 DRAWS, DELTA, CLASSES = 500, 0.1, 6
 
@@ -133,9 +143,9 @@ def true_risks(whole: Population, method: str, patients: int, unit: str) -> np.n
     return found
 
 
-def at_most(share: float, limit: float) -> bool:
+def at_most(share: float, limit: float, draws: int = DRAWS) -> bool:
     """Return whether a share of the draws is below a limit or within three standard errors."""
-    return share <= limit + 3 * np.sqrt(limit * (1 - limit) / DRAWS)
+    return share <= limit + 3 * np.sqrt(limit * (1 - limit) / draws)
 
 
 def crc_risks(whole: Population, patients: int, alpha: str) -> np.ndarray:
@@ -209,3 +219,174 @@ def test_the_image_as_unit_breaks_the_promise_if_dependent(method: str) -> None:
     alpha = METHODS[method][2]
     risks = true_risks(families(), method, 100, "image")
     assert (risks > alpha).mean() > DELTA + 3 * np.sqrt(DELTA * (1 - DELTA) / DRAWS)
+
+
+class Promise(NamedTuple):
+    """Options, levels, how many patients calibrate, and whether others choose the start."""
+
+    config: Config
+    alpha: str
+    patients: int = 300
+    tuned: bool = False
+
+
+FST, HOLM = Config(method="ltt", delta=DELTA), Config(method="ltt", fwer="holm", delta=DELTA)
+NONEMPTY, MARGINAL = replace(FST, risk=("fdr",), empty="drop"), replace(FST, risk=("mfdr",))
+PROMISES = {
+    "fnr": Promise(FST, "0.2"),
+    "fdr": Promise(replace(FST, risk=("fdr",)), "0.4"),
+    "fdr of non-empty sets": Promise(NONEMPTY, "0.5"),
+    "fdr of non-empty sets, tuned": Promise(NONEMPTY, "0.5", tuned=True),
+    "mfdr": Promise(MARGINAL, "0.5"),
+    "mfdr, tuned": Promise(MARGINAL, "0.5", tuned=True),
+    "fnr and fdr": Promise(replace(HOLM, risk=("fnr", "fdr")), "0.4 0.6"),
+    "fnr and mfdr": Promise(replace(HOLM, risk=("fnr", "mfdr")), "0.4 0.6"),
+}
+# Hoeffding-Bentkus sees no spread: of the marginal loss, which has little, it needs more patients.
+OF_MANY = {
+    "mfdr": Promise(MARGINAL, "0.6", 1500),
+    "mfdr, tuned": Promise(MARGINAL, "0.6", 1500, tuned=True),
+    "fnr and mfdr": Promise(replace(HOLM, risk=("fnr", "mfdr")), "0.4 0.65", 1500),
+}
+CHOOSING = 60  # patients of another file, who choose the start
+
+
+@cache
+def tables(risk: Risk) -> tuple[LossTable, np.ndarray]:
+    """The losses of all families, on the whole grid, and the true risk (T,)."""
+    table = loss_table(rows_of(families(), np.arange(len(families().targets))), risk)
+    return table, table.steps()[1]
+
+
+def rows_of(whole: Population, patients: np.ndarray) -> Rows:
+    """The images of some patients; one drawn twice is two patients."""
+    images = whole.targets.shape[1]
+    units = np.repeat(np.arange(len(patients)), images)
+    targets, scores = whole.targets[patients], whole.scores[patients]
+    return Rows(targets.reshape(-1, CLASSES), scores.reshape(-1, CLASSES), units, units)
+
+
+def certified_risks(promise: Promise) -> np.ndarray:
+    """(draws, risks) true risk where each fresh calibration certifies; NaN where nowhere."""
+    config, levels = promise.config, list(map(float, promise.alpha.split()))
+    rng = np.random.default_rng(11)
+    found = np.full((DRAWS, len(levels)), np.nan)
+    for draw in range(DRAWS):
+        order, start = rng.integers(len(families().targets), size=promise.patients), None
+        chooses = order[: len(order) // 5]
+        if promise.tuned:
+            chooses = rng.integers(len(families().targets), size=CHOOSING)
+        elif config.needs_start:
+            order = order[len(chooses) :]
+        questions = [
+            Question(risk, alpha, tables(risk)[0], order)
+            for risk, alpha in zip(config.target_risks, levels, strict=True)
+        ]
+        if config.needs_start:
+            start = questions[0].start(chooses)
+        place = certified_place(questions, config, start)
+        if place is not None:
+            found[draw] = [tables(risk)[1][place] for risk in config.target_risks]
+    return found
+
+
+@pytest.mark.parametrize("pvalue", ["wsr", "hb"])
+@pytest.mark.parametrize("name", PROMISES)
+def test_violations_of_every_promise_are_at_most_delta(name: str, pvalue: str) -> None:
+    promise = OF_MANY.get(name, PROMISES[name]) if pvalue == "hb" else PROMISES[name]
+    config = replace(promise.config, pvalue=pvalue)
+    risks = certified_risks(promise._replace(config=config))
+    alphas = np.array(list(map(float, promise.alpha.split())))
+    assert at_most((risks > alphas).any(axis=1).mean(), DELTA)
+    assert np.isfinite(risks).all(axis=1).mean() > 0.9  # nearly all certify something
+    assert (np.nanmean(risks, axis=0) > 0.7 * alphas).any()  # and waste little
+
+
+def test_the_risk_of_a_ratio_is_a_plain_count() -> None:
+    """What is promised of mFDR and of FDR given non-empty sets, counted over all images."""
+    whole, place = families(), 450
+    sets = whole.scores >= GRID[place]
+    false = (sets & (whole.targets != 1)).sum(axis=2)
+    sizes = sets.sum(axis=2)
+    marginal = tables(MARGINAL.target_risk)[1][place]
+    assert marginal == pytest.approx(false.sum() / sizes.sum())
+    shares = false[sizes > 0] / sizes[sizes > 0]
+    assert tables(NONEMPTY.target_risk)[1][place] == pytest.approx(shares.mean())
+    assert (sizes == 0).mean() > 0.1
+
+
+@cache
+def groups_by_difficulty() -> np.ndarray:
+    """(P,) text: three families of ten are in a group that has most of the hard ones."""
+    missed = families().by_patient["fnr"][:, 100]
+    noise = np.random.default_rng(5).normal(scale=missed.std() / 2, size=len(missed))
+    hard = missed + noise > np.quantile(missed + noise, 0.7)
+    return np.where(hard, "hard", "easy").astype(object)
+
+
+def miss_rate_of(patients: np.ndarray) -> Callable[[float], float]:
+    """The true miss rate of some families, as a function of the threshold."""
+    targets, scores = families().targets[patients], families().scores[patients]
+    positive = targets == 1
+    order = np.argsort(scores[positive])
+    weights = np.broadcast_to(1 / targets.sum(axis=2, keepdims=True), positive.shape)
+    sums = np.r_[0.0, np.cumsum(weights[positive][order])] / targets[..., 0].size
+    ascending = scores[positive][order]
+    return lambda threshold: float(sums[np.searchsorted(ascending, threshold)])
+
+
+def test_crc_by_group_keeps_the_mean_risk_of_each_group_at_alpha() -> None:
+    """One threshold for all keeps the risk of all at alpha, and breaks it in the hard group."""
+    whole, alpha = families(), "0.2"
+    groups = groups_by_difficulty()
+    true = {name: miss_rate_of(groups == name) for name in ("easy", "hard")}
+    rng = np.random.default_rng(13)
+    own, common = np.zeros((2, DRAWS, 2))
+    for draw in range(DRAWS):
+        patients = rng.integers(len(whole.targets), size=120)
+        rows = rows_of(whole, patients)
+        of = np.repeat(groups[patients], whole.targets.shape[1])
+        by_group = replace(rows, groups=Groups(of, ("easy", "hard")))
+        parts = calibrate(by_group, alpha, Config(by="difficulty")).parts
+        one = calibrate(rows, alpha, Config()).threshold
+        assert parts is not None and one is not None
+        limits = [-1.0 if part.threshold is None else part.threshold for part in parts.values()]
+        own[draw] = [true[name](limit) for name, limit in zip(true, limits, strict=True)]
+        common[draw] = [true[name](one) for name in true]
+    errors = own.std(axis=0, ddof=1) / np.sqrt(DRAWS)
+    assert (own.mean(axis=0) <= float(alpha) + 3 * errors).all()
+    assert (own.mean(axis=0) >= float(alpha) - 2 / 30).all()  # some 36 are in the hard group
+    assert common[:, 1].mean() > float(alpha) + 0.05
+    assert common[:, 0].mean() < float(alpha)
+
+
+TIMES = 5_000
+DRAWN = {
+    "bernoulli": lambda rng, mean, shape: rng.binomial(1, mean, size=shape) / 1,
+    "thirds": lambda rng, mean, shape: rng.binomial(3, mean, size=shape) / 3,
+}
+Tests = Callable[[np.ndarray, float, float], np.ndarray]
+TESTS: dict[str, Tests] = {
+    "wsr": lambda losses, alpha, delta: betting_p_values(losses, alpha, delta, PLAIN, delta),
+    "wsr, capped bets": lambda losses, alpha, delta: betting_p_values(
+        losses, alpha, delta, MarginalFalseDiscoveryRate().bets(alpha), delta
+    ),
+    "hb": lambda losses, alpha, delta: hoeffding_bentkus_p_values(
+        losses.mean(axis=0), len(losses), alpha
+    ),
+}
+
+
+@pytest.mark.parametrize("n", [50, 100, 300])
+@pytest.mark.parametrize("alpha", [0.1, 0.3])
+@pytest.mark.parametrize("losses", DRAWN)
+def test_a_mean_of_exactly_alpha_is_rejected_at_most_as_often_as_promised(
+    losses: str, alpha: float, n: int
+) -> None:
+    rng = np.random.default_rng(n)
+    limits, lower = (DRAWN[losses](rng, mean, (n, TIMES)) for mean in (alpha, alpha / 3))
+    for name, test in TESTS.items():
+        for delta in (0.1, 0.05):
+            rejected = (test(limits, alpha, delta) <= delta).mean()
+            assert at_most(rejected, delta, TIMES), (name, delta, rejected)
+            assert (test(lower, alpha, delta) <= delta).mean() > 0.1, name  # it can reject

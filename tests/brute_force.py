@@ -10,6 +10,7 @@ import math
 from bisect import bisect_left
 from collections.abc import Sequence
 from fractions import Fraction
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
@@ -41,6 +42,7 @@ class Found(NamedTuple):
     start: float | None = None
 
 
+@cache
 def drawn(seed: int) -> Rows:
     """A few patients, mostly of one image, some of eighty; many ties, also with the grid.
 
@@ -124,6 +126,12 @@ class Losses:
                 own[image.unit].append(image_loss(image, self.kind, self.alpha, float(GRID[place])))
             self.known[step] = [sum(own[u], Fraction(0)) / len(own[u]) for u in self.units]
         return self.known[step]
+
+
+@cache
+def losses_of(images: tuple[Image, ...], kind: str, alpha: str) -> Losses:
+    """Both p-values ask for them."""
+    return Losses(list(images), kind, alpha)
 
 
 def capitals(losses: Sequence[float], alpha: float, delta: float, kind: str = "") -> list[float]:
@@ -233,14 +241,15 @@ def learn_then_test(rows: Rows, alpha: str, config: Config, tune: Rows | None = 
     counted = [counting(images, kind, config.no_positive) for kind in kinds]
     if not all(counted):
         return Found()
-    tables = [Losses(*one) for one in zip(counted, kinds, alpha.split(), strict=True)]
+    levels = alpha.split()
+    tables = [losses_of(tuple(i), *one) for i, *one in zip(counted, kinds, levels, strict=True)]
     found = [p_values(table, config.delta, config.pvalue) for table in tables]
     largest = [max(column) for column in zip(*found, strict=True)]
     start = None
     if config.fwer == "holm":
         passed = step_down(largest, config.delta)
     elif starts:
-        start = start_of(Losses(others, kinds[0], alpha))
+        start = start_of(losses_of(tuple(others), kinds[0], alpha))
         passed = walk(largest, config.delta, range(start, -1, -1))
     else:
         passed = walk(largest, config.delta, PLACES if kinds == ["fnr"] else PLACES[::-1])

@@ -37,6 +37,7 @@ KINDS = {
         False,
     ),
     "fnr and mfdr": (replace(HOLM, risk=("fnr", "mfdr")), ("0.7 0.9", "0.9 0.8"), False),
+    "mfdr and fnr": (replace(HOLM, risk=("mfdr", "fnr")), ("0.9 0.7", "0.8 0.9"), False),
 }  # fmt: skip
 
 

@@ -34,6 +34,7 @@ CASES = {
         "0.8 0.9",
     ),
     "fnr and mfdr": (replace(HOLM, risk=("fnr", "mfdr")), "0.8 0.9"),
+    "mfdr and fnr": (replace(HOLM, risk=("mfdr", "fnr")), "0.9 0.8"),
 }
 FILES = range(0, 40, 2)  # the larger ones
 RUNS = [

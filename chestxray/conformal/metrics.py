@@ -148,7 +148,8 @@ def by_group(rows: Rows, sets: np.ndarray, config: Config) -> dict[str, dict[str
             if not mask.any():
                 continue
             own = rows.take(mask)
-            risks = realised(own, sets[mask], config)[config.unit].risks
+            weighted = realised(own, sets[mask], config)
+            risks = weighted.get(config.unit, weighted["image"]).risks  # without patients, images
             found[column][name] = GroupMetrics(
                 images=len(own.units),
                 patients=len(np.unique(own.patients)),

@@ -60,6 +60,15 @@ class ClassShares:
     recall: Estimate
     fdr: Estimate
 
+    @property
+    def missed(self) -> Estimate:
+        """The miss rate, 1 - recall."""
+        value, ends = self.recall.value, self.recall.interval
+        return Estimate(
+            None if value is None else 1 - value,
+            None if ends is None else (1 - ends[1], 1 - ends[0]),
+        )
+
 
 @dataclass(frozen=True)
 class ClassMetrics:

@@ -3,7 +3,7 @@
 import csv
 import json
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,13 +12,18 @@ import numpy as np
 from chestxray.scores import Scores
 
 CLASSES = ("Effusion", "No Finding", "Mass", "Hernia")
-FILES = {"thresholds.json", "sets.csv", "report.json", "report.md"}
+FILES = {  # of every calibration; resplits.csv goes with re-splits
+    *("thresholds.json", "sets.csv", "report.json", "report.md"),
+    *("summary.csv", "summary.tex"),
+}
 COUNTED = ("Effusion", "Mass", "Hernia")  # No Finding takes no part unless it is asked for
 
 
-def plots(*alphas: object) -> set[str]:
-    """The names of all plots of some alphas."""
-    return {f"{kind}_{a}.png" for kind in ("risk", "resplits", "sizes", "classes") for a in alphas}
+def plots(*alphas: object, formats: Iterable[str] = ("png", "pdf")) -> set[str]:
+    """The names of all plots of some alphas, and of them together where there are several."""
+    stems = {f"{kind}_{a}" for kind in ("risk", "resplits", "sizes", "classes") for a in alphas}
+    stems |= {"levels"} if len(alphas) > 1 else set()
+    return {f"{stem}.{ending}" for stem in stems for ending in formats}
 
 
 class Answer(NamedTuple):

@@ -67,7 +67,7 @@ def apply(args: argparse.Namespace) -> list[str]:
     rows = Rows.from_scores(table, stored.config.unit, _groups(source, table, stored))
     report = _report(stored, table, rows, applied, _rows_of_shared(shared))
     roles = np.full(len(table.image_names), "eval", dtype=object)
-    contents = artifacts.contents_of(table, rows, roles, report)
+    contents = artifacts.contents_of(source, table, rows, roles, report)
     output_folder.save(folder, contents, source)
     return [*lines(report), f"wrote {folder}/: {join_limited(contents)}"]
 

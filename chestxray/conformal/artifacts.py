@@ -1,4 +1,4 @@
-"""The files of a calibration: thresholds.json, sets.csv, report.json, report.md, and plots."""
+"""The files of a calibration: thresholds.json, sets.csv, the report, its tables and plots."""
 
 import csv
 import io
@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from chestxray.conformal import output_folder, plots, thresholds
+from chestxray.conformal import output_folder, plot_levels, plots, resplits, summary, thresholds
 from chestxray.conformal.betting import wsr_bound
 from chestxray.conformal.calibrate import Calibration, loss_curves
 from chestxray.conformal.certificate import Certificate, place_of, prediction_sets
 from chestxray.conformal.control import corrected_risk
 from chestxray.conformal.losses import GRID
-from chestxray.conformal.metrics import RiskSummary, summary
+from chestxray.conformal.metrics import RiskSummary
+from chestxray.conformal.metrics import summary as summary_of
 from chestxray.conformal.options import FRESH, Config
 from chestxray.conformal.plots import Steps
 from chestxray.conformal.report import (
@@ -44,6 +45,7 @@ from chestxray.scores import Scores
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+_NAMED = 20  # files that the answer names
 _CURVE = 20  # a bound is drawn at every so many-th threshold of the grid
 
 
@@ -80,6 +82,7 @@ class Outcome:
         calibration: of these images.
         certificates: one for each level, at least one certified.
         tune: the file of --tune; None without.
+        formats: of the plots.
     """
 
     source: Path
@@ -89,6 +92,7 @@ class Outcome:
     calibration: Calibration
     certificates: list[Certificate]
     tune: Path | None
+    formats: tuple[str, ...]
 
     @property
     def config(self) -> Config:
@@ -139,25 +143,27 @@ def write(folder: Path, outcome: Outcome) -> list[str]:
         "thresholds.json": thresholds.text(
             source, cal, outcome.certificates, config, outcome.started_by
         ),
-        **contents_of(outcome.table, outcome.rows, outcome.roles, report),
+        **contents_of(source, outcome.table, outcome.rows, outcome.roles, report),
         **drawn,
     }
     output_folder.save(folder, contents, source)
-    return [*lines(report), f"wrote {folder}/: {join_limited(contents, most=len(contents))}"]
+    return [*lines(report), f"wrote {folder}/: {join_limited(contents, most=_NAMED)}"]
 
 
-def _report(outcome: Outcome) -> tuple[Report, dict[str, bytes]]:
-    """The report, and the plots of its certified entries by name."""
+def _report(outcome: Outcome) -> tuple[Report, dict[str, str | bytes]]:
+    """The report, and by name the table of the cuts and the plots."""
     table, config = outcome.table, outcome.config
     seen = not_fresh("calibrated on", [config.split or ""], config)
     caveat = "No promise holds" if seen else ""
     entries: list[Entry] = []
+    cuts: dict[str, dict[str, Cuts]] = {}
     drawn: dict[str, bytes] = {}
     for certificate in outcome.certificates:
         entry = make_entry(certificate, config, outcome.eval_rows, caveat)
         if certificate.certified:
+            cuts[certificate.alpha] = _cuts(outcome, certificate.alpha)
             entry = replace(entry, spread=_spread(outcome, entry))
-            entry, figures = _with_plots(outcome, entry)
+            entry, figures = _with_plots(outcome, entry, cuts[certificate.alpha])
             drawn |= figures
         entries.append(entry)
     risk, method = config.abbreviations, config.method.upper()
@@ -174,7 +180,11 @@ def _report(outcome: Outcome) -> tuple[Report, dict[str, bytes]]:
         cut_by=outcome.rows.cut_by,
         entries=entries,
     )
-    return report, drawn
+    if len(plot_levels.comparable(report)) > 1:
+        figures = plots.files(plot_levels.draw_levels(report), "levels", outcome.formats)
+        report, drawn = replace(report, plots=tuple(figures)), drawn | figures
+    tables = {"resplits.csv": resplits.csv_text(cuts, config)} if any(cuts.values()) else {}
+    return report, tables | drawn
 
 
 def _start_note(outcome: Outcome) -> list[str]:
@@ -248,14 +258,20 @@ def _dependence(cal: Rows, config: Config) -> list[str]:
 
 
 def contents_of(
-    table: Scores, rows: Rows, roles: np.ndarray, report: Report
+    source: Path, table: Scores, rows: Rows, roles: np.ndarray, report: Report
 ) -> dict[str, str | bytes]:
-    """The contents of sets.csv, report.json and report.md."""
+    """The contents of sets.csv and the report; the summary, unless there is nothing to sum up."""
     certificates = [entry.certificate for entry in report.entries if entry.certificate.certified]
-    return {
+    contents: dict[str, str | bytes] = {
         "sets.csv": _sets(table, rows, roles, certificates),
         "report.json": json.dumps(report.to_json(), indent=2) + "\n",
         "report.md": markdown(report),
+    }
+    if report.applied is not None and not table.targets.shape[1]:
+        return contents
+    return contents | {
+        "summary.csv": summary.csv_text(report),
+        "summary.tex": summary.tex_text(report, source.name, file_digest(source)),
     }
 
 
@@ -296,7 +312,9 @@ def _spread(outcome: Outcome, entry: Entry) -> Spread | dict[str, Spread | None]
     }
 
 
-def _with_plots(outcome: Outcome, entry: Entry) -> tuple[Entry, dict[str, bytes]]:
+def _with_plots(
+    outcome: Outcome, entry: Entry, cuts: dict[str, Cuts]
+) -> tuple[Entry, dict[str, bytes]]:
     """A certified entry with its re-splits and the names of its plots; and the plots by name."""
     certificate, config, eval_rows = entry.certificate, outcome.config, outcome.eval_rows
     if certificate.parts is not None:
@@ -306,40 +324,48 @@ def _with_plots(outcome: Outcome, entry: Entry) -> tuple[Entry, dict[str, bytes]
         figures = {
             "risk": plots.draw_risk(_curves(outcome.calibration, certificate), certificate, config)
         }
-    if config.resplits and eval_rows is not None:
-        resplits, figures["resplits"] = _resplits(outcome, entry)
-        entry = replace(entry, resplits=resplits)
+    if cuts:
+        found, figures["resplits"] = _resplits(outcome, entry, cuts)
+        entry = replace(entry, resplits=found)
     if eval_rows is not None and entry.class_metrics is not None:
         sets = prediction_sets(eval_rows, certificate)
         figures["sizes"] = plots.draw_sizes(sets, certificate.alpha, config)
         figures["classes"] = plots.draw_classes(entry.class_metrics, certificate.alpha, config)
         if entry.group_metrics:
             figures["groups"] = plots.draw_groups(entry.group_metrics, certificate, config)
-    drawn = {
-        output_folder.plot_name(kind, certificate.alpha): plots.png(figure)
-        for kind, figure in figures.items()
-    }
+    drawn: dict[str, bytes] = {}
+    for kind, figure in figures.items():
+        stem = output_folder.plot_stem(kind, certificate.alpha)
+        drawn |= plots.files(figure, stem, outcome.formats)
     return replace(entry, plots=tuple(drawn)), drawn
 
 
-def _resplits(outcome: Outcome, entry: Entry) -> tuple[Resplits, "Figure"]:
-    """The realised risk of an entry's alpha over re-splits, and its plot."""
-    alpha, config, rows = entry.certificate.alpha, outcome.config, outcome.rows
+def _cuts(outcome: Outcome, alpha: str) -> dict[str, Cuts]:
+    """What other cuts would have given, by class or group, or under "" of the whole; or none."""
+    config, rows = outcome.config, outcome.rows
+    if not config.resplits or outcome.eval_rows is None:
+        return {}
     if config.in_parts:
-        cuts = resplit_in_parts(rows, alpha, config)
-        found = {name: _summary(part, entry.certificate, config) for name, part in cuts.items()}
+        return resplit_in_parts(rows, alpha, config)
+    return {"": resplit(rows, alpha, config, outcome.calibration.tune)}
+
+
+def _resplits(outcome: Outcome, entry: Entry, cuts: dict[str, Cuts]) -> tuple[Resplits, "Figure"]:
+    """The realised risk of an entry's alpha over re-splits, and its plot."""
+    certificate, config, cut_by = entry.certificate, outcome.config, outcome.rows.cut_by
+    found = {name: _summary(part, certificate, config) for name, part in cuts.items()}
+    if config.in_parts:
         parts = {name: by_risk[config.risk[0]] for name, by_risk in found.items()}
-        drawn = plots.draw_resplits_in_parts(parts, alpha, config, rows.cut_by)
+        drawn = plots.draw_resplits_in_parts(parts, certificate.alpha, config, cut_by)
         return Resplits(config.resplits, parts=parts), drawn
-    whole = resplit(rows, alpha, config, outcome.calibration.tune)
-    drawn = plots.draw_resplits(whole, entry.certificate, config, rows.cut_by)
-    return Resplits(config.resplits, _summary(whole, entry.certificate, config)), drawn
+    drawn = plots.draw_resplits(cuts[""], certificate, config, cut_by)
+    return Resplits(config.resplits, found[""]), drawn
 
 
 def _summary(cuts: Cuts, certificate: Certificate, config: Config) -> dict[str, RiskSummary]:
     """The realised risks over the cuts, by name."""
     levels = zip(config.risk, certificate.alphas, strict=True)
-    return {name: summary(cuts.risks[name], alpha) for name, alpha in levels}
+    return {name: summary_of(cuts.risks[name], alpha) for name, alpha in levels}
 
 
 def _curves(calibration: Calibration, certificate: Certificate) -> list[tuple[Steps, Steps | None]]:

@@ -62,8 +62,9 @@ def calibrate_and_evaluate(args: argparse.Namespace) -> int:
     if not any(certificate.certified for certificate in certificates):
         print("\n".join(head_lines(classes_text(table.classes), table.notes)))
         return refuse(certificates, calibration)
+    formats = tuple(dict.fromkeys(args.format))
     outcome = artifacts.Outcome(
-        args.csv, table, rows, calibrates, calibration, certificates, args.tune
+        args.csv, table, rows, calibrates, calibration, certificates, args.tune, formats
     )
     print("\n".join(artifacts.write(folder, outcome)))
     return 0

@@ -60,6 +60,15 @@ class ClassShares:
     recall: Estimate
     fdr: Estimate
 
+    @property
+    def missed(self) -> Estimate:
+        """The miss rate, 1 - recall."""
+        value, ends = self.recall.value, self.recall.interval
+        return Estimate(
+            None if value is None else 1 - value,
+            None if ends is None else (1 - ends[1], 1 - ends[0]),
+        )
+
 
 @dataclass(frozen=True)
 class ClassMetrics:
@@ -148,7 +157,8 @@ def by_group(rows: Rows, sets: np.ndarray, config: Config) -> dict[str, dict[str
             if not mask.any():
                 continue
             own = rows.take(mask)
-            risks = realised(own, sets[mask], config)[config.unit].risks
+            weighted = realised(own, sets[mask], config)
+            risks = weighted.get(config.unit, weighted["image"]).risks  # without patients, images
             found[column][name] = GroupMetrics(
                 images=len(own.units),
                 patients=len(np.unique(own.patients)),

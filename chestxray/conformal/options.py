@@ -18,6 +18,7 @@ from chestxray.runtime.cli import Parser, number
 from chestxray.runtime.text import join_limited
 
 _MOST_LEVELS = 100  # of a range
+FORMATS = ("png", "pdf", "svg")  # of a plot
 FRESH = "test"  # the split whose rows trained nothing and chose nothing
 
 
@@ -477,6 +478,13 @@ docs/risk-control.md explains what is promised, and what is not.""",
         default=1000,
         metavar="N",
         help="other cuts by patient for the histogram of the realised risk (default: 1000)",
+    )
+    output.add_argument(
+        "--format",
+        choices=FORMATS,
+        nargs="+",
+        default=["png", "pdf"],
+        help="files of each plot, one or several formats (default: png pdf)",
     )
     output.add_argument(
         "--npz",

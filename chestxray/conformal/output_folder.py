@@ -7,20 +7,23 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from chestxray.conformal import thresholds
-from chestxray.conformal.options import FRESH, Config
+from chestxray.conformal.options import FORMATS, FRESH, Config
 from chestxray.conformal.report import TITLES, Application
 from chestxray.conformal.selection_report import Selection
 from chestxray.runtime.files import whole_file
 from chestxray.runtime.signals import delay_ctrl_c
 from chestxray.runtime.text import join_limited
 
-FILES = ("thresholds.json", "sets.csv", "report.json", "report.md")
-_PLOT = re.compile(rf"({'|'.join(TITLES)})_[^/\\]+\.png")
+FILES = (
+    *("thresholds.json", "sets.csv", "resplits.csv", "summary.csv", "summary.tex"),
+    *("report.json", "report.md"),
+)
+_PLOT = re.compile(rf"({'|'.join(TITLES)})(_[^/\\]+)?\.({'|'.join(FORMATS)})")
 
 
-def plot_name(kind: str, alpha: str) -> str:
-    """The file of a plot of one alpha."""
-    return f"{kind}_{alpha.replace(' ', '_')}.png"
+def plot_stem(kind: str, alpha: str) -> str:
+    """The name of a plot of one alpha, without its ending."""
+    return f"{kind}_{alpha.replace(' ', '_')}"
 
 
 def default_folder(csv: Path, config: Config) -> Path:
@@ -139,8 +142,8 @@ def save(folder: Path, contents: dict[str, str | bytes], *sources: Path) -> None
 def _named_by_report(folder: Path) -> list[str]:
     """The further files of the report in a folder: its plots, or what was selected."""
     report = _report_in(folder)
-    levels = report.get("levels", [])
-    named = [level["plots"] for level in levels if isinstance(level.get("plots"), list)]
+    parts = [report, *report.get("levels", [])]
+    named = [part["plots"] for part in parts if isinstance(part.get("plots"), list)]
     plots = [str(name) for plots in named for name in plots if _PLOT.fullmatch(str(name))]
     return plots + (["selected.csv"] if isinstance(report.get("selection"), dict) else [])
 

@@ -1,6 +1,7 @@
-"""The four plots of the report; matplotlib is imported only when one is drawn."""
+"""The plots of a level and their files; matplotlib is imported only when one is drawn."""
 
 import io
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -23,10 +24,12 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_BLUE, _ORANGE, _GREEN, _BLACK = "#0072b2", "#d55e00", "#009e73", "#222222"
-_GREY = "#999999"
-_COLOURS = (_BLUE, _ORANGE, _GREEN, "#cc79a7", "#e69f00", "#56b4e9")
-_DASHES = ("-", "--", ":")  # with the colours, 18 lines that differ
+BLUE, ORANGE, GREEN, BLACK = "#0072b2", "#d55e00", "#009e73", "#222222"
+GREY = "#999999"
+COLOURS = (BLUE, ORANGE, GREEN, "#cc79a7", "#e69f00", "#56b4e9")
+DASHES = ("-", "--", ":")  # with the colours, 18 lines that differ
+_DPI = 120  # of a PNG
+_UNDATED: dict[str, dict[str, Any]] = {"pdf": {"CreationDate": None}, "svg": {"Date": None}}
 _TICKS = (0.001, 0.01, 0.1, 0.5, 0.9, 0.99, 0.999)
 
 
@@ -35,21 +38,45 @@ def _axes(config: Config, alpha: str) -> tuple["Figure", "Axes"]:
 
     figure = Figure(figsize=(8, 5), layout="constrained")
     axes = figure.subplots()
-    axes.spines[["top", "right"]].set_visible(False)
-    promise = f"alpha = {alpha.replace(' ', ' and ')}"
-    promise += f" for each {config.part}" if config.in_parts else ""
-    if config.method != "crc":
-        promise += f", delta = {config.delta:g}"
-    axes.set_title(
-        f"{config.abbreviations} by {config.method.upper()}, {promise}", loc="left", fontsize=11
-    )
+    begin(axes, f"alpha = {alpha.replace(' ', ' and ')}", config)
     return figure, axes
 
 
-def png(figure: "Figure") -> bytes:
-    """The bytes of a plot's file."""
+def begin(axes: "Axes", level: str, config: Config) -> None:
+    """Give axes the title, which names risk, method and level, and leave two of their sides out."""
+    promise = level + (f" for each {config.part}" if config.in_parts else "")
+    if config.method != "crc":
+        promise += f", delta = {config.delta:g}"
+    title = f"{config.abbreviations} by {config.method.upper()}, {promise}"
+    axes.set_title(title, loc="left", fontsize=11)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def files(figure: "Figure", stem: str, formats: Iterable[str]) -> dict[str, bytes]:
+    """The files of a plot by name: the same bytes whenever the same plot is drawn.
+
+    Args:
+        figure: with a layout that is not final.
+        stem: the name without its ending.
+        formats: of FORMATS.
+    """
+    layout = figure.get_layout_engine()
+    assert layout is not None
+    layout.execute(figure)  # once: it takes as long as a file
+    figure.set_layout_engine("none")
+    return {f"{stem}.{kind}": _content(figure, kind) for kind in formats}
+
+
+def _content(figure: "Figure", kind: str) -> bytes:
+    from matplotlib import rc_context
+    from matplotlib.backend_bases import get_registered_canvas_class
+
     file = io.BytesIO()
-    figure.savefig(file, format="png", dpi=120)
+    # Fonts of type 42 can be edited, and journals ask for them; the salt makes names in an SVG.
+    with rc_context({"pdf.fonttype": 42, "svg.hashsalt": "chestxray"}):
+        figure.set_dpi(_DPI)  # which the others change
+        canvas = get_registered_canvas_class(kind)(figure)  # savefig would draw everything twice
+        getattr(canvas, f"print_{kind}")(file, metadata=_UNDATED.get(kind))
     return file.getvalue()
 
 
@@ -95,7 +122,7 @@ def draw_risk(
     """
     threshold = float(certificate.threshold or 0.0)
     figure, axes = _axes(config, certificate.alpha)
-    colours = (_BLUE, _ORANGE)
+    colours = (BLUE, ORANGE)
     for place, (risks, bound) in enumerate(curves):
         risk, colour = config.target_risks[place], colours[place]
         level = certificate.alpha.split()[place]
@@ -103,16 +130,16 @@ def draw_risk(
         risks.draw(axes, color=colour, linewidth=3, label=f"{name} {config.unit}s, mean")
         if bound is not None:
             name = "corrected for one more" if config.method == "crc" else "upper bound"
-            bound.draw(axes, color=_ORANGE, linestyle="--", label=name)
+            bound.draw(axes, color=ORANGE, linestyle="--", label=name)
         label = f"alpha = {level} of the {risk.abbreviation}" if config.joint else "alpha"
-        colour = colour if config.joint else _BLACK
+        colour = colour if config.joint else BLACK
         axes.axhline(float(level), color=colour, linestyle=":", label=label)
     if config.fwer == "fst" or config.method != "ltt":  # what Holm certifies may have gaps
         first = certificate.start.threshold if certificate.start else GRID[-1]
         ends = (threshold, first) if config.target_risk.strict_last else (GRID[0], threshold)
         name = "thresholds that meet alpha" if config.method == "crc" else "certified thresholds"
-        axes.axvspan(*ends, color=_GREEN, alpha=0.12, label=name)
-    axes.axvline(threshold, color=_GREEN, label=f"threshold {threshold!r}")
+        axes.axvspan(*ends, color=GREEN, alpha=0.12, label=name)
+    axes.axvline(threshold, color=GREEN, label=f"threshold {threshold!r}")
     _threshold_axis(axes)
     axes.set_ylabel("risk" if config.joint else config.target_risk.axis_label)
     axes.legend(frameon=False, loc="best")
@@ -130,10 +157,10 @@ def draw_risk_in_parts(
         config: unit and method.
     """
     figure, axes = _axes(config, certificate.alpha)
-    axes.axhline(float(certificate.alpha), color=_BLACK, linewidth=1, label="alpha")
+    axes.axhline(float(certificate.alpha), color=BLACK, linewidth=1, label="alpha")
     for k, (name, part) in enumerate((certificate.parts or {}).items()):
-        colour = _COLOURS[k % len(_COLOURS)]
-        dashes = _DASHES[k // len(_COLOURS) % len(_DASHES)]
+        colour = COLOURS[k % len(COLOURS)]
+        dashes = DASHES[k // len(COLOURS) % len(DASHES)]
         curve, label = curves[name], f"{name} ({part.n_units:,})"
         if part.threshold is None:
             label += ", always in" if config.per_class else ", every class"
@@ -162,10 +189,10 @@ def draw_resplits(cuts: Cuts, certificate: Certificate, config: Config, cut_by: 
     """
     figure, axes = _axes(config, certificate.alpha)
     levels = certificate.alpha.split()
-    for risk, alpha, colour in zip(config.target_risks, levels, (_BLUE, _ORANGE), strict=False):
+    for risk, alpha, colour in zip(config.target_risks, levels, (BLUE, ORANGE), strict=False):
         known = cuts.risks[risk.name][~np.isnan(cuts.risks[risk.name])]
         named = f"{risk.abbreviation}: " if config.joint else ""
-        mean, line = (colour, colour) if config.joint else (_ORANGE, _BLACK)
+        mean, line = (colour, colour) if config.joint else (ORANGE, BLACK)
         axes.hist(known, bins=40, color=colour, alpha=0.75 if not config.joint else 0.5)
         above = float((known > float(alpha)).mean()) if len(known) else 0.0
         label = f"{named}alpha = {alpha}"
@@ -201,13 +228,13 @@ def draw_resplits_in_parts(
     for place, summary in enumerate(found.values()):
         if summary.interval is None or summary.median is None or summary.mean is None:
             continue
-        axes.plot(summary.interval, [place, place], color=_BLUE, linewidth=6, alpha=0.4)
-        axes.plot(summary.median, place, "o", color=_BLUE)
-        axes.plot(summary.mean, place, "|", color=_ORANGE, markersize=14, markeredgewidth=2)
-    axes.axvline(float(alpha), color=_BLACK, linestyle="--", label=f"alpha = {alpha}")
-    axes.plot([], [], color=_BLUE, linewidth=6, alpha=0.4, label="5-95 %")
-    axes.plot([], [], "o", color=_BLUE, label="median")
-    axes.plot([], [], "|", color=_ORANGE, markersize=14, markeredgewidth=2, label="mean")
+        axes.plot(summary.interval, [place, place], color=BLUE, linewidth=6, alpha=0.4)
+        axes.plot(summary.median, place, "o", color=BLUE)
+        axes.plot(summary.mean, place, "|", color=ORANGE, markersize=14, markeredgewidth=2)
+    axes.axvline(float(alpha), color=BLACK, linestyle="--", label=f"alpha = {alpha}")
+    axes.plot([], [], color=BLUE, linewidth=6, alpha=0.4, label="5-95 %")
+    axes.plot([], [], "o", color=BLUE, label="median")
+    axes.plot([], [], "|", color=ORANGE, markersize=14, markeredgewidth=2, label="mean")
     axes.set_yticks(np.arange(len(found)), list(found))
     axes.invert_yaxis()
     axes.set_xlim(left=0)
@@ -225,8 +252,8 @@ def draw_sizes(sets: np.ndarray, alpha: str, config: Config) -> "Figure":
     figure, axes = _axes(config, alpha)
     sizes, classes = sets.sum(axis=1), sets.shape[1]
     shares = np.bincount(sizes, minlength=classes + 1) / len(sizes)
-    axes.bar(np.arange(classes + 1), shares, color=_BLUE)
-    axes.axvline(sizes.mean(), color=_ORANGE, linewidth=2, label=f"mean {sizes.mean():.2f}")
+    axes.bar(np.arange(classes + 1), shares, color=BLUE)
+    axes.axvline(sizes.mean(), color=ORANGE, linewidth=2, label=f"mean {sizes.mean():.2f}")
     axes.plot([], [], " ", label=f"empty {shares[0]:.1%}, every class {shares[-1]:.1%}")
     axes.set(xlabel="classes in the prediction set", ylabel="share of the evaluation images")
     axes.set_xticks(np.arange(classes + 1))
@@ -240,11 +267,11 @@ def draw_classes(table: dict[str, ClassMetrics], alpha: str, config: Config) -> 
     places = np.arange(len(table))
     shares = [row.shares[config.unit] for row in table.values()]
     cut_by = "patient" if "patient" in next(iter(table.values())).shares else "image"
-    _bars(axes, places - 0.2, [s.recall for s in shares], "recall", _BLUE)
-    _bars(axes, places + 0.2, [s.fdr for s in shares], "false share (FDR)", _ORANGE)
+    _bars(axes, places - 0.2, [s.recall for s in shares], "recall", BLUE)
+    _bars(axes, places + 0.2, [s.fdr for s in shares], "false share (FDR)", ORANGE)
     if config.per_class:  # else only the whole is controlled, and no class by itself
         name = "1 - alpha, least recall asked for"
-        axes.axvline(1 - float(alpha), color=_BLACK, linestyle=":", label=name)
+        axes.axvline(1 - float(alpha), color=BLACK, linestyle=":", label=name)
     axes.set_yticks(places, [f"{name} ({positives_text(row)})" for name, row in table.items()])
     axes.invert_yaxis()
     axes.set(xlim=(0, 1), xlabel=f"share by {config.unit}, with 95 % intervals over {cut_by}s")
@@ -265,13 +292,13 @@ def draw_groups(
     figure, axes = _axes(config, certificate.alpha)
     names = [f"{column}: {name}" for column, groups in columns.items() for name in groups]
     groups = [group for of_column in columns.values() for group in of_column.values()]
-    colours = (_BLUE, _ORANGE)[: len(config.risk)]
+    colours = (BLUE, ORANGE)[: len(config.risk)]
     for risk, level, colour in zip(config.risk, certificate.alphas, colours, strict=True):
         own = config.named_risk(risk).abbreviation
         label = f"alpha = {level:g}" + (f" of the {own}" if config.joint else "")
-        axes.axvline(level, color=colour if config.joint else _BLACK, linestyle="--", label=label)
+        axes.axvline(level, color=colour if config.joint else BLACK, linestyle="--", label=label)
         for place, group in enumerate(groups):
-            found, shown = group.risks[risk], _GREY if group.few else colour
+            found, shown = group.risks[risk], GREY if group.few else colour
             if found.value is None:
                 continue
             axes.plot(found.interval or (), [place] * len(found.interval or ()), color=shown)
@@ -279,7 +306,7 @@ def draw_groups(
         axes.plot([], [], "o-", color=colour, label=f"{own}, 95 %")
     if any(group.few for group in groups):
         label = f"fewer than {FEW_PATIENTS} patients"
-        axes.plot([], [], "o-", color=_GREY, label=label)
+        axes.plot([], [], "o-", color=GREY, label=label)
     counted = [f"{name} ({group.patients:,})" for name, group in zip(names, groups, strict=True)]
     axes.set_yticks(np.arange(len(names)), counted)
     axes.invert_yaxis()
@@ -293,4 +320,4 @@ def _bars(axes: "Axes", places: np.ndarray, shares: list[Estimate], name: str, c
     values = np.array([np.nan if s.value is None else s.value for s in shares])
     ends = np.array([s.interval or (np.nan, np.nan) for s in shares]).T
     spread = np.clip(np.abs(ends - values), 0, None)
-    axes.barh(places, values, 0.38, color=colour, label=name, xerr=spread, ecolor=_BLACK)
+    axes.barh(places, values, 0.38, color=colour, label=name, xerr=spread, ecolor=BLACK)

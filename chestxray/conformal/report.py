@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from decimal import Decimal
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 
@@ -139,6 +140,7 @@ class Report:
         cut_by: "patient", or "image" where the scores name no patients.
         entries: one for each alpha.
         applied: of an application; None for a calibration.
+        plots: names of the plots of all levels together.
     """
 
     title: str
@@ -151,6 +153,7 @@ class Report:
     cut_by: str
     entries: list[Entry]
     applied: Application | None = None
+    plots: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, object]:
         return {
@@ -163,6 +166,7 @@ class Report:
             "promise_holds": self.promise_holds,
             **({} if self.applied is None else {"applied": self.applied.to_json()}),
             "choices": self.config.to_json(),
+            "plots": list(self.plots),
             "levels": [entry.to_json() for entry in self.entries],
         }
 
@@ -470,7 +474,7 @@ def markdown(report: Report) -> str:
         page += ["", f"{note[0].upper()}{note[1:]}."]
     for warning in report.warnings:
         page += ["", f"**Warning.** {warning}."]
-    page += ["", definition(report.config)]
+    page += ["", definition(report.config), *_shown(report.plots)]
     for entry in report.entries:
         page += ["", f"## alpha = {entry.certificate.alpha}", "", *_section(entry, report)]
     return "\n".join(page) + "\n"
@@ -493,12 +497,22 @@ def _section(entry: Entry, report: Report) -> list[str]:
         page += _group_tables(entry, report)
     if entry.resplits:
         page += ["", *_resplits_table(entry.resplits, report)]
-    for name in entry.plots:
-        page += ["", f"![{TITLES[name.partition('_')[0]]}]({name})"]
+    return page + _shown(entry.plots)
+
+
+def _shown(plots: tuple[str, ...]) -> list[str]:
+    """Each plot once, of its formats the first that a page can show; a PDF is linked."""
+    kinds = {Path(name).suffix for name in plots}
+    best = next((kind for kind in (".png", ".svg", ".pdf") if kind in kinds), "")
+    page = []
+    for name in (name for name in plots if Path(name).suffix == best):
+        link = f"[{TITLES[Path(name).stem.partition('_')[0]]}]({name})"
+        page += ["", link if best == ".pdf" else f"!{link}"]
     return page
 
 
 TITLES = {
+    "levels": "Realised against nominal level",
     "risk": "Risk against threshold",
     "resplits": "Realised risk over re-splits",
     "sizes": "Set sizes",

@@ -1,8 +1,12 @@
 """The risk of other calibrations: over cuts by patient, and over resamples of the units."""
 
+import csv
+import io
+import math
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import cached_property
+from functools import cached_property, lru_cache
+from itertools import repeat
 
 import numpy as np
 
@@ -40,6 +44,29 @@ class Cuts:
 
     thresholds: np.ndarray
     risks: dict[str, np.ndarray]
+
+
+def csv_text(cuts: dict[str, dict[str, Cuts]], config: Config) -> str:
+    """resplits.csv: the threshold and the realised risks of every cut, empty where it has none.
+
+    Args:
+        cuts: by alpha, then by class or group; of the whole under any name.
+        config: the risks, and whether classes or groups have a column.
+    """
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    part = [config.part] if config.in_parts else []
+    writer.writerow(["alpha", "cut", *part, "threshold", *config.risk])
+    for alpha, parts in cuts.items():
+        for name, found in parts.items():
+            columns = [found.thresholds, *(found.risks[risk] for risk in config.risk)]
+            values = [
+                [v if math.isfinite(v) else "" for v in column.tolist()] for column in columns
+            ]
+            own = [repeat(name)] if config.in_parts else []
+            numbers = range(1, len(found.thresholds) + 1)
+            writer.writerows(zip(repeat(alpha), numbers, *own, *values, strict=False))
+    return file.getvalue()
 
 
 def resplit(rows: Rows, alpha: str, config: Config, tune: Rows | None = None) -> Cuts:
@@ -92,8 +119,7 @@ class _Side:
         names, patients = np.unique(
             counting.patients[np.unique(codes, return_index=True)[1]], return_inverse=True
         )
-        rng = np.random.default_rng([config.seed, 1])  # the same cuts for every risk and class
-        cuts = _cuts(counting, codes, rows.patients, config, rng)
+        cuts = _cuts(counting, codes, rows.patients, config)
         found: LossCurves = LossTable(np.empty((0, len(GRID))))
         if len(codes):
             curves = loss_curves if config.method == "crc" else loss_table
@@ -223,9 +249,8 @@ def resplit_in_parts(rows: Rows, alpha: str, config: Config) -> dict[str, Cuts]:
     for name, part in rows.parts(config).items():
         risks = np.full(config.resplits, np.nan)
         thresholds = np.full(config.resplits, -np.inf)
-        rng = np.random.default_rng([config.seed, 1])  # the same cuts for every class and group
         codes = part.codes()[1]
-        cuts = _cuts(part, codes, rows.patients, config, rng)
+        cuts = _cuts(part, codes, rows.patients, config)
         if len(cuts) and len(codes):
             curves = loss_curves(part, config.target_risk)
             thresholds = np.minimum(_crc_thresholds(curves, cuts, alpha), 1.0)
@@ -235,9 +260,7 @@ def resplit_in_parts(rows: Rows, alpha: str, config: Config) -> dict[str, Cuts]:
     return found
 
 
-def _cuts(
-    rows: Rows, codes: np.ndarray, patients: np.ndarray, config: Config, rng: np.random.Generator
-) -> np.ndarray:
+def _cuts(rows: Rows, codes: np.ndarray, patients: np.ndarray, config: Config) -> np.ndarray:
     """(times, G) bool: the units of `rows` that calibrate, by cuts of all `patients`.
 
     Empty where there are fewer than two patients to cut.
@@ -247,9 +270,15 @@ def _cuts(
         return np.empty((0, 0), dtype=bool)
     first = np.unique(codes, return_index=True)[1]
     patient_of = np.searchsorted(names, rows.patients[first])
-    fraction = config.cal_fraction
-    drawn = (cut_patients(len(names), fraction, rng) for _ in range(config.resplits))
-    return np.array([cut[patient_of] for cut in drawn]).reshape(config.resplits, len(first))
+    drawn = _drawn_cuts(len(names), config.cal_fraction, config.resplits, config.seed)
+    return drawn.take(patient_of, axis=1)  # rows that lie together, unlike those of an index
+
+
+@lru_cache(maxsize=1)
+def _drawn_cuts(n: int, fraction: float, times: int, seed: int) -> np.ndarray:
+    """(times, n) bool, the same cuts of n patients for every level, risk, class and group."""
+    rng = np.random.default_rng([seed, 1])
+    return np.array([cut_patients(n, fraction, rng) for _ in range(times)]).reshape(times, n)
 
 
 def _crc_thresholds(curves: LossCurves, cuts: np.ndarray, alpha: str) -> np.ndarray:

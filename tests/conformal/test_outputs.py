@@ -24,9 +24,11 @@ from chestxray.scores import read_scores
 
 @pytest.mark.parametrize("name", RUNS)
 def test_all_files_and_plots_are_written(name: str, runs: Callable[[str], Path]) -> None:
-    assert {path.name for path in runs(name).iterdir()} == FILES | plots(*ALPHAS[name])
+    written = FILES | {"resplits.csv"} | plots(*ALPHAS[name])
+    assert {path.name for path in runs(name).iterdir()} == written
+    begins = {".png": b"\x89PNG", ".pdf": b"%PDF-"}
     for plot in plots(*ALPHAS[name]):
-        assert (runs(name) / plot).read_bytes().startswith(b"\x89PNG")
+        assert (runs(name) / plot).read_bytes().startswith(begins[Path(plot).suffix])
 
 
 @pytest.mark.parametrize("name", RUNS)
@@ -184,7 +186,7 @@ def test_the_page_links_its_plots_and_shows_the_resplits(
     name: str, runs: Callable[[str], Path]
 ) -> None:
     page = (runs(name) / "report.md").read_text(encoding="utf-8")
-    assert set(re.findall(r"!\[[^]]+\]\(([^)]+)\)", page)) == plots(*ALPHAS[name])
+    assert set(re.findall(r"!\[[^]]+\]\(([^)]+)\)", page)) == plots(*ALPHAS[name], formats=["png"])
     cuts = strict_json(runs(name) / "report.json")["levels"][0]["resplits"]
     by_class = cuts.get("parts", {"all classes": cuts})
     assert set(by_class) == ({"all classes"} if name == "crc" else set(COUNTED))
@@ -240,14 +242,18 @@ def test_cal_fraction_1_reports_no_realised_metrics(
     assert {row["role"] for row in rows_of(Path("o/sets.csv"))} == {"cal"}
     level = strict_json(Path("o/report.json"))["levels"][0]
     assert level["realised"] is None and level["classes"] is None
-    assert {path.name for path in Path("o").iterdir()} == FILES | {"risk_0.2.png"}
+    assert {path.name for path in Path("o").iterdir()} == FILES | {"risk_0.2.png", "risk_0.2.pdf"}
 
 
 def test_a_second_run_leaves_no_plot_of_the_first(command: Command) -> None:
-    assert command("s.csv", "--alpha", 0.2, "--resplits", 3, "--out", "o").code == 0
+    words = ("--resplits", 3, "--format", "svg", "png")
+    assert command("s.csv", "--alpha", 0.2, 0.3, *words, "--out", "o").code == 0
+    assert {path.name for path in Path("o").iterdir()} == FILES | {"resplits.csv"} | plots(
+        0.2, 0.3, formats=["svg", "png"]
+    )
     words = ("--alpha", 0.1, "--cal-fraction", 1, "--out", "o", "--overwrite")
     assert command("s.csv", *words).code == 0
-    assert {path.name for path in Path("o").iterdir()} == FILES | {"risk_0.1.png"}
+    assert {path.name for path in Path("o").iterdir()} == FILES | {"risk_0.1.png", "risk_0.1.pdf"}
 
 
 def test_resplits_are_in_the_report_and_near_alpha(command: Command) -> None:
@@ -259,8 +265,10 @@ def test_resplits_are_in_the_report_and_near_alpha(command: Command) -> None:
 
 
 def test_the_same_command_twice_writes_the_same_bytes(command: Command) -> None:
+    formats = ("--format", "pdf", "png", "svg")
     for name in ("one", "two"):
-        words = ("--method", "rcps", "--alpha", 0.3, "--resplits", 5, "--out", name)
-        assert command("s.csv", *words).code == 0
+        words = ("--method", "rcps", "--alpha", 0.3, 0.4, "--resplits", 5, "--out", name)
+        assert command("s.csv", *words, *formats).code == 0
+    assert len(list(Path("one").glob("levels.*"))) == 3
     for path in Path("one").iterdir():
         assert path.read_bytes() == Path("two", path.name).read_bytes(), path.name

@@ -251,8 +251,8 @@ def test_every_certified_alpha_has_its_resplits_and_plots(
     runs: Callable[[str], Path],
 ) -> None:
     for level in strict_json(runs("crc") / "report.json")["levels"]:
-        assert level["resplits"]["times"] == 5 and len(level["plots"]) == 4
-        assert all(f"_{level['alpha']}.png" in name for name in level["plots"])
+        assert level["resplits"]["times"] == 5 and len(level["plots"]) == 8
+        assert all(f"_{level['alpha']}.p" in name for name in level["plots"])
 
 
 @pytest.mark.parametrize(("hits", "patients"), [(0, 62), (62, 62), (0, 1), (1, 1)])

@@ -1,10 +1,11 @@
 """Metrics of prediction sets on rows with labels, and of the realised risk over re-splits."""
 
 from dataclasses import asdict, dataclass, fields
+from functools import lru_cache
 
 import numpy as np
 
-from chestxray.bootstrap import percentile_interval, resampled_sums
+from chestxray.bootstrap import patient_resamples, percentile_interval, resampled_sums
 from chestxray.conformal.options import Config
 from chestxray.conformal.risks import RISKS, FalseDiscoveryRate
 from chestxray.conformal.rows import Rows
@@ -12,6 +13,7 @@ from chestxray.conformal.rows import Rows
 LEVEL = 0.95  # of the intervals
 WEIGHTINGS = ("image", "patient")
 RESAMPLES = 1000
+_KEPT = 4_000_000  # numbers of resamples at most that are kept from level to level
 FEW_PATIENTS = 30  # of a group, below which its risk is shown in grey
 Ratio = tuple[np.ndarray, np.ndarray]  # (G, M) what each patient adds above and below the line
 
@@ -225,12 +227,25 @@ def ratio_estimates(tables: list[Ratio], resamples: int, seed: int) -> list[list
     values = np.hstack([side for pair in tables for side in pair])
     sums = values.sum(axis=0, keepdims=True)
     if resamples:
-        rng = np.random.default_rng([seed, 2])
-        sums = np.vstack([sums, resampled_sums(values, resamples, rng)])
+        sums = np.vstack([sums, _resampled_sums(values, resamples, seed)])
     sides = np.hsplit(sums, 2 * len(tables))
     with np.errstate(invalid="ignore", divide="ignore"):
         ratios = [part / whole for part, whole in zip(sides[::2], sides[1::2], strict=True)]
     return [[_estimate(column) for column in table.T] for table in ratios]
+
+
+def _resampled_sums(values: np.ndarray, resamples: int, seed: int) -> np.ndarray:
+    """(resamples, M) sums of (G, M) values, from the same resamples for every level."""
+    if len(values) * resamples > _KEPT:
+        return resampled_sums(values, resamples, np.random.default_rng([seed, 2]))
+    return _drawn(len(values), resamples, seed) @ values
+
+
+@lru_cache(maxsize=16)  # all patients, and those of each group
+def _drawn(patients: int, resamples: int, seed: int) -> np.ndarray:
+    """(resamples, patients), how often each is in each resample; as resampled_sums draws them."""
+    rng = np.random.default_rng([seed, 2])
+    return np.vstack(list(patient_resamples(patients, resamples, rng))).astype(np.float64)
 
 
 def _estimate(values: np.ndarray) -> Estimate:

@@ -16,19 +16,21 @@ class WeightedAuc:
     """
 
     def __init__(self, targets: np.ndarray, scores: np.ndarray) -> None:
-        self._order = np.argsort(scores, kind="stable")
-        ordered = scores[self._order]
-        self._positive = targets[self._order].astype(bool)
-        self._groups = np.flatnonzero(np.r_[True, ordered[1:] != ordered[:-1]])  # equal scores
+        order = np.argsort(scores, kind="stable")
+        positive = targets[order].astype(bool)
+        self._positives, self._negatives = order[positive], order[~positive]
+        # How many negatives lie below each positive, without and with those of the same score.
+        negatives, positives = scores[self._negatives], scores[self._positives]
+        self._below = np.searchsorted(negatives, positives, side="left")
+        self._up_to = np.searchsorted(negatives, positives, side="right")
 
     def __call__(self, weights: np.ndarray) -> float:
-        """The AUC under (N,) weights; NaN where they leave no positive or no negative."""
-        weights = weights[self._order]
-        positive = np.add.reduceat(weights * self._positive, self._groups)
-        negative = np.add.reduceat(weights * ~self._positive, self._groups)
-        below = np.cumsum(negative) - negative
-        pairs = positive.sum() * negative.sum()
-        return float((positive * (below + negative / 2)).sum() / pairs) if pairs else float("nan")
+        """The AUC under (N,) weights, exact for whole ones; NaN without positives or negatives."""
+        positive = weights[self._positives]
+        negative = np.r_[0.0, np.cumsum(weights[self._negatives])]
+        pairs = positive.sum() * negative[-1]
+        won = (positive * (negative[self._below] + negative[self._up_to])).sum() / 2  # ties: half
+        return float(won / pairs) if pairs else float("nan")
 
 
 def undefined_aucs(targets: np.ndarray, classes: Sequence[str]) -> dict[str, str]:

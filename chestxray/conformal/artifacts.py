@@ -115,8 +115,8 @@ def _report(
         title=f"{risk} control of {source.name} by {method}",
         classes=classes_text(table.classes),
         rows=f"Calibrated on {sides[0]}, {evaluated}; the unit is the {config.unit}.",
-        notes=[*table.notes, *declared(config), *_about_the_cut(config)],
-        warnings=seen + _dependence(cal, config) + empty_set_warnings(entries, config),
+        notes=[*table.notes, *declared(config), *about_the_cut(config)],
+        warnings=seen + dependence(cal, config) + empty_set_warnings(entries, config),
         promise_holds=not seen,
         config=config,
         cut_by=rows.cut_by,
@@ -125,7 +125,8 @@ def _report(
     return report, drawn
 
 
-def _about_the_cut(config: Config) -> list[str]:
+def about_the_cut(config: Config) -> list[str]:
+    """Say that a seed drew who calibrates, where some evaluate."""
     if config.cal_fraction == 1:
         return []
     return [
@@ -169,7 +170,7 @@ def declared(config: Config) -> list[str]:
     ]
 
 
-def _dependence(cal: Rows, config: Config) -> list[str]:
+def dependence(cal: Rows, config: Config) -> list[str]:
     """Warn of a promise for images where patients have several."""
     n_images, patients = len(cal.units), len(np.unique(cal.patients))
     if config.unit != "image" or patients == n_images:

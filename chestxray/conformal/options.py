@@ -15,6 +15,7 @@ from chestxray.labels import is_no_finding
 from chestxray.runtime.cli import Parser, number
 from chestxray.runtime.text import join_limited
 
+_WHOLE = number(int, 0, math.inf, "a whole number, at least 0")
 FRESH = "test"  # the split whose rows trained nothing and chose nothing
 
 
@@ -99,7 +100,7 @@ def parse_options(argv: list[str]) -> argparse.Namespace:
     args, typed = parser.parse(argv)
     if args.csv is None:
         parser.error("SCORES.csv is needed, before flags that take several words")
-    fault = _apply_fault(typed) if args.apply else _contradiction(args, typed)
+    fault = _apply_fault(typed) if args.apply else contradiction(args, typed)
     if args.untouched and not args.split:
         fault = "--untouched declares the rows of a split: add --from NAME"
     if fault:
@@ -114,7 +115,7 @@ def _apply_fault(typed: dict[str, object]) -> str:
     return f"--apply brings its options along: leave {other[0]} out" if other else ""
 
 
-def _contradiction(args: argparse.Namespace, typed: dict[str, object]) -> str:
+def contradiction(args: argparse.Namespace, typed: dict[str, object]) -> str:
     """The fault of a combination of flags; "" where there is none."""
     config = config_of(args)
     rules = {
@@ -178,7 +179,6 @@ def fraction(word: str) -> float:
 
 
 def build_parser() -> Parser:
-    whole = number(int, 0, math.inf, "a whole number, at least 0")
     parser = Parser(
         prog="python -m chestxray.conformal",
         allow_abbrev=False,
@@ -200,6 +200,18 @@ docs/risk-control.md explains what is promised, and what is not.""",
         nargs="?",
         help="image, patient, y_*, p_*; or .gz. It stands before the flags",
     )
+    add_promise(parser).add_argument(
+        "--per-class",
+        action="store_true",
+        help="a threshold for each class by itself (fnr by crc only)",
+    )
+    add_rows(parser, "test; val for --frontier; all for --apply")
+    _add_output(parser)
+    return parser
+
+
+def add_promise(parser: Parser) -> Any:
+    """Add the flags of risk and method; returns their group."""
     promise = parser.add_argument_group("the promise")
     risks = "; ".join(f"{name}: {risk.meaning}" for name, risk in RISKS.items())
     promise.add_argument(
@@ -233,23 +245,23 @@ docs/risk-control.md explains what is promised, and what is not.""",
         "takes images of one patient for independent (default: patient)",
     )
     promise.add_argument(
-        "--per-class",
-        action="store_true",
-        help="a threshold for each class by itself (fnr by crc only)",
-    )
-    promise.add_argument(
         "--fwer",
         choices=("fst", "holm"),
         default="fst",
         help="of ltt. fst: test thresholds from the strict end until one fails; holm: test all, "
         "at a higher price (default: fst)",
     )
+    return promise
+
+
+def add_rows(parser: Parser, split: str) -> None:
+    """Add the flags of rows and classes; `split` is the default of --from, in words."""
     rows = parser.add_argument_group("rows and classes")
     rows.add_argument(
         "--from",
         dest="split",
         metavar="SPLIT",
-        help="rows to use (default: test; val for --frontier; all for --apply)",
+        help=f"rows to use (default: {split})",
     )
     rows.add_argument(
         "--untouched",
@@ -286,11 +298,14 @@ docs/risk-control.md explains what is promised, and what is not.""",
     )
     rows.add_argument(
         "--seed",
-        type=whole,
+        type=_WHOLE,
         default=0,
         metavar="N",
         help="draws the patients that calibrate; choose it before looking at results (default: 0)",
     )
+
+
+def _add_output(parser: Parser) -> None:
     output = parser.add_argument_group("output")
     output.add_argument(
         "--out",
@@ -303,7 +318,7 @@ docs/risk-control.md explains what is promised, and what is not.""",
     )
     output.add_argument(
         "--resplits",
-        type=whole,
+        type=_WHOLE,
         default=1000,
         metavar="N",
         help="other cuts by patient for the histogram of the realised risk (default: 1000)",
@@ -321,4 +336,3 @@ docs/risk-control.md explains what is promised, and what is not.""",
         metavar="JSON",
         help="use the thresholds of a thresholds.json on other scores, with or without labels",
     )
-    return parser

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _BLUE, _ORANGE, _GREEN, _BLACK = "#0072b2", "#d55e00", "#009e73", "#222222"
-_COLOURS = (_BLUE, _ORANGE, _GREEN, "#cc79a7", "#e69f00", "#56b4e9")
+COLOURS = (_BLUE, _ORANGE, _GREEN, "#cc79a7", "#e69f00", "#56b4e9")
 _DASHES = ("-", "--", ":")  # with the colours, 18 lines that differ
 _TICKS = (0.001, 0.01, 0.1, 0.5, 0.9, 0.99, 0.999)
 
@@ -120,8 +120,8 @@ def draw_risk_per_class(
     thresholds = certificate.thresholds_by_name(classes) or {}
     axes.axhline(float(certificate.alpha), color=_BLACK, linewidth=1, label="alpha")
     for k, (name, curve) in enumerate(zip(classes, curves, strict=True)):
-        colour = _COLOURS[k % len(_COLOURS)]
-        dashes = _DASHES[k // len(_COLOURS) % len(_DASHES)]
+        colour = COLOURS[k % len(COLOURS)]
+        dashes = _DASHES[k // len(COLOURS) % len(_DASHES)]
         threshold, label = thresholds[name], f"{name} ({units[name]:,})"
         if threshold is None:
             label += ", always in"

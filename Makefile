@@ -54,7 +54,7 @@ $(DRAWN): | .venv/.installed
 
 $(STAGE1): | $(DRAWN)
 	if test -e $(DEMO_OUT)/last.pth; then $(DEMO_MAIN) --resume; else $(DEMO_MAIN) --overwrite \
-	  --data_path $(DEMO_DATA) --weights none --size 64 --max-per-class 75 --bs 16 --lr 5e-4 --epochs 3; fi
+	  --data_path $(DEMO_DATA) --weights none --size 64 --max-per-class 100 --bs 16 --lr 5e-4 --epochs 3; fi
 	@$(call must_exist,$@)
 
 # A last.pth that is newer than the end of stage 1 is of a stage 2 under way.

@@ -116,7 +116,7 @@ def write_scores(path: Path, table: Scores) -> None:
         columns["split"] = table.splits
     columns |= table.attributes
     for prefix, values in (("y_", table.targets), ("z_", table.logits), ("p_", table.scores)):
-        if values is not None:
+        if values is not None and values.shape[1]:  # no labels: (N, 0)
             columns |= {f"{prefix}{n}": values[:, k] for k, n in enumerate(table.classes)}
     frame = pd.DataFrame(columns).sort_values("image", kind="stable")
     with whole_file(path) as file:

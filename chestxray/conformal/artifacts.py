@@ -173,8 +173,8 @@ def _report(outcome: Outcome) -> tuple[Report, dict[str, str | bytes]]:
         title=f"{risk} control of {outcome.source.name} by {method}",
         classes=classes_text(table.classes),
         rows=f"Calibrated on {sides[0]}, {evaluated}; the unit is the {config.unit}.",
-        notes=[*table.notes, *declared(config), *_start_note(outcome), *_cut_note(config)],
-        warnings=seen + _dependence(outcome.cal, config) + empty_set_warnings(entries, config),
+        notes=[*table.notes, *declared(config), *_start_note(outcome), *about_the_cut(config)],
+        warnings=seen + dependence(outcome.cal, config) + empty_set_warnings(entries, config),
         promise_holds=not seen,
         config=config,
         cut_by=outcome.rows.cut_by,
@@ -201,7 +201,8 @@ def _start_note(outcome: Outcome) -> list[str]:
     ]
 
 
-def _cut_note(config: Config) -> list[str]:
+def about_the_cut(config: Config) -> list[str]:
+    """Say that a seed drew who calibrates, where some evaluate."""
     if config.cal_fraction == 1:
         return []
     return [
@@ -245,7 +246,7 @@ def declared(config: Config) -> list[str]:
     ]
 
 
-def _dependence(cal: Rows, config: Config) -> list[str]:
+def dependence(cal: Rows, config: Config) -> list[str]:
     """Warn of a promise for images where patients have several."""
     n_images, patients = len(cal.units), len(np.unique(cal.patients))
     if config.unit != "image" or patients == n_images:

@@ -130,12 +130,23 @@ def realised(
         config: the conventions for 0/0, and the seed of the bootstrap.
         resamples: bootstrap resamples over patients; 0 gives no intervals.
     """
-    patient = np.unique(rows.patients, return_inverse=True)[1]
     sums = _ImageSums(rows, sets, config)
-    weightings = WEIGHTINGS if rows.cut_by == "patient" else WEIGHTINGS[:1]
-    tables = [sums.by_patient(patient, name) for name in weightings]
-    found = ratio_estimates(tables, resamples, config.seed)
-    return dict(zip(weightings, map(sums.metrics, tables, found), strict=True))
+    tables = sums.by_weighting(rows)
+    found = ratio_estimates(list(tables.values()), resamples, config.seed)
+    return dict(zip(tables, map(sums.metrics, tables.values(), found), strict=True))
+
+
+def resampled(rows: Rows, sets: np.ndarray, config: Config) -> dict[str, dict[str, np.ndarray]]:
+    """The metrics of `realised` by weighting and name: (1 + RESAMPLES,), of the rows and resamples.
+
+    The resamples depend on the seed and the number of patients alone, so those of two files with
+    the same patients can be subtracted.
+    """
+    sums = _ImageSums(rows, sets, config)
+    tables = sums.by_weighting(rows)
+    found = resampled_ratios(list(tables.values()), RESAMPLES, config.seed)
+    named = (dict(zip(sums.names, ratios.T, strict=True)) for ratios in found)
+    return dict(zip(tables, named, strict=True))
 
 
 def by_group(rows: Rows, sets: np.ndarray, config: Config) -> dict[str, dict[str, GroupMetrics]]:
@@ -196,6 +207,12 @@ class _ImageSums:
         self._under = np.column_stack([under * counts for _, under, counts in parts.values()])
         self._counts = np.column_stack([counts for *_, counts in parts.values()])
 
+    def by_weighting(self, rows: Rows) -> dict[str, Ratio]:
+        """The sums of each patient, for each weighting that the rows allow."""
+        patient = np.unique(rows.patients, return_inverse=True)[1]
+        weightings = WEIGHTINGS if rows.cut_by == "patient" else WEIGHTINGS[:1]
+        return {name: self.by_patient(patient, name) for name in weightings}
+
     def by_patient(self, patient: np.ndarray, weighting: str) -> Ratio:
         """The sums of each patient; `patient` is the number of each image's patient, (N,)."""
         over, under = by_patient(self._over, patient), by_patient(self._under, patient)
@@ -224,14 +241,19 @@ def ratio_estimates(tables: list[Ratio], resamples: int, seed: int) -> list[list
     Returns:
         M estimates of each table, all from the same resamples.
     """
+    ratios = resampled_ratios(tables, resamples, seed)
+    return [[estimate(column) for column in table.T] for table in ratios]
+
+
+def resampled_ratios(tables: list[Ratio], resamples: int, seed: int) -> list[np.ndarray]:
+    """(1 + resamples, M) ratios of each table: its own, then of resamples; see ratio_estimates."""
     values = np.hstack([side for pair in tables for side in pair])
     sums = values.sum(axis=0, keepdims=True)
     if resamples:
         sums = np.vstack([sums, _resampled_sums(values, resamples, seed)])
     sides = np.hsplit(sums, 2 * len(tables))
     with np.errstate(invalid="ignore", divide="ignore"):
-        ratios = [part / whole for part, whole in zip(sides[::2], sides[1::2], strict=True)]
-    return [[_estimate(column) for column in table.T] for table in ratios]
+        return [part / whole for part, whole in zip(sides[::2], sides[1::2], strict=True)]
 
 
 def _resampled_sums(values: np.ndarray, resamples: int, seed: int) -> np.ndarray:
@@ -248,7 +270,7 @@ def _drawn(patients: int, resamples: int, seed: int) -> np.ndarray:
     return np.vstack(list(patient_resamples(patients, resamples, rng))).astype(np.float64)
 
 
-def _estimate(values: np.ndarray) -> Estimate:
+def estimate(values: np.ndarray) -> Estimate:
     """The first value with the interval of the others."""
     if np.isnan(values[0]):
         return Estimate(None, None)

@@ -18,6 +18,7 @@ from chestxray.runtime.cli import Parser, number
 from chestxray.runtime.text import join_limited
 
 _MOST_LEVELS = 100  # of a range
+_WHOLE = number(int, 0, math.inf, "a whole number, at least 0")
 FORMATS = ("png", "pdf", "svg")  # of a plot
 FRESH = "test"  # the split whose rows trained nothing and chose nothing
 
@@ -165,7 +166,7 @@ def _fault(args: argparse.Namespace, typed: dict[str, object]) -> str:
         return _apply_fault(typed)
     if args.select or args.on:
         return _select_fault(typed)
-    return _contradiction(args, typed)
+    return contradiction(args, typed)
 
 
 def _apply_fault(typed: dict[str, object]) -> str:
@@ -187,7 +188,7 @@ def _select_fault(typed: dict[str, object]) -> str:
     return f"--select is no calibration of thresholds: leave {other[0]} out" if other else ""
 
 
-def _contradiction(args: argparse.Namespace, typed: dict[str, object]) -> str:
+def contradiction(args: argparse.Namespace, typed: dict[str, object]) -> str:
     """The fault of a combination of flags; "" where there is none."""
     config = config_of(args)
     ltt = config.method == "ltt"
@@ -324,7 +325,6 @@ def fraction(word: str) -> float:
 
 
 def build_parser() -> Parser:
-    whole = number(int, 0, math.inf, "a whole number, at least 0")
     parser = Parser(
         prog="python -m chestxray.conformal",
         allow_abbrev=False,
@@ -347,8 +347,35 @@ docs/risk-control.md explains what is promised, and what is not.""",
         nargs="?",
         help="image, patient, y_*, p_*; or .gz. It stands before the flags",
     )
+    promise = add_promise(parser)
+    promise.add_argument(
+        "--per-class",
+        action="store_true",
+        help="a threshold for each class by itself (fnr by crc only)",
+    )
+    promise.add_argument(
+        "--by",
+        type=column,
+        metavar="COLUMN",
+        help="a threshold for each group of patients by itself (fnr by crc only): the values of a "
+        "column of SCORES.csv, as sex or view, or bands of a number, as age:18,40,60,80",
+    )
+    promise.add_argument(
+        "--tune",
+        type=Path,
+        metavar="FILE",
+        help="scores of other patients (validation rows), that choose where the tests of --empty "
+        "drop and --risk mfdr start (default: a fifth of the calibration patients)",
+    )
+    add_rows(parser, "test; val for --frontier; all for --apply")
+    _add_output(parser)
+    return parser
+
+
+def add_promise(parser: Parser) -> Any:
+    """Add the flags of risk and method; returns their group."""
     promise = parser.add_argument_group("the promise")
-    risks = "; ".join(f"{name}: {risk.meaning}" for name, risk in RISKS.items())
+    risks = "; ".join(f"{name}: {risk().meaning}" for name, risk in RISKS.items())
     promise.add_argument(
         "--risk",
         choices=tuple(RISKS),
@@ -385,18 +412,6 @@ docs/risk-control.md explains what is promised, and what is not.""",
         "takes images of one patient for independent (default: patient)",
     )
     promise.add_argument(
-        "--per-class",
-        action="store_true",
-        help="a threshold for each class by itself (fnr by crc only)",
-    )
-    promise.add_argument(
-        "--by",
-        type=column,
-        metavar="COLUMN",
-        help="a threshold for each group of patients by itself (fnr by crc only): the values of a "
-        "column of SCORES.csv, as sex or view, or bands of a number, as age:18,40,60,80",
-    )
-    promise.add_argument(
         "--fwer",
         choices=("fst", "holm"),
         help="of ltt. fst: test thresholds from the strict end until one fails; holm: test all, "
@@ -408,19 +423,17 @@ docs/risk-control.md explains what is promised, and what is not.""",
         help="of ltt. wsr: by betting, sharper; hb: Hoeffding and Bentkus, as in the papers "
         "(default: wsr)",
     )
-    promise.add_argument(
-        "--tune",
-        type=Path,
-        metavar="FILE",
-        help="scores of other patients (validation rows), that choose where the tests of --empty "
-        "drop and --risk mfdr start (default: a fifth of the calibration patients)",
-    )
+    return promise
+
+
+def add_rows(parser: Parser, split: str) -> None:
+    """Add the flags of rows and classes; `split` is the default of --from, in words."""
     rows = parser.add_argument_group("rows and classes")
     rows.add_argument(
         "--from",
         dest="split",
         metavar="SPLIT",
-        help="rows to use (default: test; val for --frontier; all for --apply)",
+        help=f"rows to use (default: {split})",
     )
     rows.add_argument(
         "--untouched",
@@ -457,11 +470,14 @@ docs/risk-control.md explains what is promised, and what is not.""",
     )
     rows.add_argument(
         "--seed",
-        type=whole,
+        type=_WHOLE,
         default=0,
         metavar="N",
         help="draws the patients that calibrate; choose it before looking at results (default: 0)",
     )
+
+
+def _add_output(parser: Parser) -> None:
     output = parser.add_argument_group("output")
     output.add_argument(
         "--out",
@@ -474,7 +490,7 @@ docs/risk-control.md explains what is promised, and what is not.""",
     )
     output.add_argument(
         "--resplits",
-        type=whole,
+        type=_WHOLE,
         default=1000,
         metavar="N",
         help="other cuts by patient for the histogram of the realised risk (default: 1000)",
@@ -515,4 +531,3 @@ docs/risk-control.md explains what is promised, and what is not.""",
         metavar="NEW.csv",
         help="the scores to select from, with or without labels, of other patients",
     )
-    return parser

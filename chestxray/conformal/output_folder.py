@@ -18,6 +18,7 @@ FILES = (
     *("thresholds.json", "sets.csv", "resplits.csv", "summary.csv", "summary.tex"),
     *("report.json", "report.md"),
 )
+COMPARISON = tuple(f"comparison.{ending}" for ending in ("json", "md", "csv", "png"))
 _PLOT = re.compile(rf"({'|'.join(TITLES)})(_[^/\\]+)?\.({'|'.join(FORMATS)})")
 
 
@@ -87,7 +88,7 @@ def refuse_other_application(folder: Path, applied: Application) -> None:
         there = _report_in(folder).get("applied")
         if not isinstance(there, dict):
             _refuse(folder, f"{_names(folder)}, and no applied thresholds")
-        _refuse_differing(folder, "another application", there, applied.to_json())
+        _refuse_differing(folder, "application", there, applied.to_json())
 
 
 def refuse_other_selection(folder: Path, selection: Selection) -> None:
@@ -100,19 +101,24 @@ def refuse_other_selection(folder: Path, selection: Selection) -> None:
         there = _report_in(folder).get("selection")
         if not isinstance(there, dict):
             _refuse(folder, f"{_names(folder)}, and no selection")
-        _refuse_differing(folder, "another selection", there, selection.to_json())
+        _refuse_differing(folder, "selection", there, selection.to_json())
 
 
-def _refuse_differing(
-    folder: Path, found: str, there: dict[str, Any], here: dict[str, object]
-) -> None:
-    differing = [
-        f"{name} {_typed(there.get(name))} there, {_typed(value)} here"
-        for name, value in here.items()
-        if there.get(name) != value
-    ]
-    if differing:
-        _refuse(folder, f"{found}: {join_limited(differing)}")
+def refuse_other_comparison(folder: Path, compared: dict[str, Any]) -> None:
+    """Refuse a folder that holds anything but this very comparison of scores files.
+
+    Args:
+        folder: where to write.
+        compared: the files and all options, by the names of their flags.
+
+    Raises:
+        FileExistsError: it does; says what differs.
+    """
+    if _holds_anything(folder):
+        there = _json_in(folder, COMPARISON[0]).get("compared")
+        if not isinstance(there, dict):
+            _refuse(folder, f"{_names(folder)}, and no comparison of this version")
+        _refuse_differing(folder, "comparison", there, compared)
 
 
 def save(folder: Path, contents: dict[str, str | bytes], *sources: Path) -> None:
@@ -126,10 +132,10 @@ def save(folder: Path, contents: dict[str, str | bytes], *sources: Path) -> None
     Raises:
         FileExistsError: it is.
     """
-    old = [folder / name for name in (*FILES, *_named_by_report(folder))]
-    touched = {path.resolve() for path in (*old, *map(folder.joinpath, contents))}
+    old = [folder / name for name in (*FILES, *COMPARISON, *_named_by_report(folder))]
+    ours = {path.resolve() for path in (*old, *map(folder.joinpath, contents))}
     for source in sources:
-        if source.resolve() in touched:
+        if source.resolve() in ours:
             raise FileExistsError(f"{source} would be replaced: --out names another folder")
     with delay_ctrl_c():  # it leaves the files of one run, not of two or none
         for path in old:
@@ -150,13 +156,19 @@ def _named_by_report(folder: Path) -> list[str]:
 
 def _report_in(folder: Path) -> dict[str, Any]:
     """The report.json of a folder; nothing where there is none, or another program's."""
-    try:
-        found = json.loads((folder / "report.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    levels = found.get("levels", []) if isinstance(found, dict) else None
+    found = _json_in(folder, "report.json")
+    levels = found.get("levels", [])
     ours = isinstance(levels, list) and all(isinstance(level, dict) for level in levels)
     return found if ours else {}
+
+
+def _json_in(folder: Path, name: str) -> dict[str, Any]:
+    """The object in a JSON file of a folder; nothing where there is none."""
+    try:
+        found = json.loads((folder / name).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _holds_anything(folder: Path) -> bool:
@@ -167,6 +179,16 @@ def _holds_anything(folder: Path) -> bool:
 
 def _names(folder: Path) -> str:
     return join_limited(sorted(path.name for path in folder.iterdir()), most=3)
+
+
+def _refuse_differing(folder: Path, kind: str, there: dict[str, Any], here: dict[str, Any]) -> None:
+    differing = [
+        f"{name} {_typed(there.get(name))} there, {_typed(value)} here"
+        for name, value in here.items()
+        if there.get(name) != value
+    ]
+    if differing:
+        _refuse(folder, f"another {kind}: {join_limited(differing)}")
 
 
 def _refuse(folder: Path, found: str) -> NoReturn:

@@ -6,7 +6,8 @@ from dataclasses import asdict, dataclass
 import numpy as np
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from chestxray.bootstrap import patient_resamples, percentile_interval
+from chestxray.auc import mean_of_defined, resampled_aucs, undefined_aucs
+from chestxray.bootstrap import percentile_interval
 from chestxray.labels import CLASSES, FINDINGS, NO_FINDING
 from chestxray.scores import Scores
 
@@ -20,14 +21,7 @@ def undefined(targets: np.ndarray) -> dict[str, str]:
     Args:
         targets: (N, 15), 0 or 1.
     """
-    positives = targets.sum(axis=0)
-    reasons = {}
-    for name, count in zip(CLASSES, positives, strict=True):
-        if count == 0:
-            reasons[name] = "no positives"
-        elif count == len(targets):
-            reasons[name] = "no negatives"
-    return reasons
+    return undefined_aucs(targets, CLASSES)
 
 
 def roc_auc_per_class(targets: np.ndarray, scores: np.ndarray) -> dict[str, float]:
@@ -72,27 +66,18 @@ def auc_intervals(
     Returns:
         (low, high) by class name and for "mean", the mean over the findings defined in `targets`.
     """
-    keys, codes = np.unique(patients, return_inverse=True)
-    rng = np.random.default_rng(seed)
     skipped = undefined(targets)
     names = [name for name in CLASSES if name not in skipped]
-    areas = [_WeightedAuc(targets[:, k], scores[:, k]) for k in map(CLASSES.index, names)]
-    times = (row for block in patient_resamples(len(keys), resamples, rng) for row in block)
-    drawn = np.array([[area(row[codes].astype(float)) for area in areas] for row in times])
+    columns = [CLASSES.index(name) for name in names]
+    rng = np.random.default_rng(seed)
+    drawn = resampled_aucs(targets[:, columns], scores[:, columns], patients, resamples, rng)
     findings = [k for k, name in enumerate(names) if name in FINDINGS]
     if findings:
-        names, drawn = [*names, "mean"], np.column_stack([drawn, _mean(drawn[:, findings])])
-    ends = percentile_interval(drawn.reshape(resamples, len(names)), LEVEL)
+        means = mean_of_defined(drawn[:, findings])
+        names, drawn = [*names, "mean"], np.column_stack([drawn, means])
+    ends = percentile_interval(drawn, LEVEL)
     intervals = zip(names, *ends.tolist(), strict=True)
     return {name: (low, high) for name, low, high in intervals if not np.isnan(low)}
-
-
-def _mean(drawn: np.ndarray) -> np.ndarray:
-    """(B,) mean over the findings that each resample defines; NaN where it defines none."""
-    known = ~np.isnan(drawn)
-    counts = known.sum(axis=1)
-    sums = np.where(known, drawn, 0.0).sum(axis=1)
-    return np.where(counts > 0, sums / np.maximum(counts, 1), np.nan)
 
 
 @dataclass(frozen=True)
@@ -223,24 +208,6 @@ def _remarks(metrics: Metrics, name: str) -> list[str]:
     if name == NO_FINDING:
         remarks.append("not in the mean")
     return remarks
-
-
-class _WeightedAuc:
-    """ROC AUC of one class under changing weights of the images; the sorting is done once."""
-
-    def __init__(self, targets: np.ndarray, scores: np.ndarray) -> None:
-        self._order = np.argsort(scores, kind="stable")
-        ordered = scores[self._order]
-        self._positive = targets[self._order].astype(bool)
-        self._groups = np.flatnonzero(np.r_[True, ordered[1:] != ordered[:-1]])  # equal scores
-
-    def __call__(self, weights: np.ndarray) -> float:
-        weights = weights[self._order]
-        positive = np.add.reduceat(weights * self._positive, self._groups)
-        negative = np.add.reduceat(weights * ~self._positive, self._groups)
-        below = np.cumsum(negative) - negative
-        pairs = positive.sum() * negative.sum()
-        return float((positive * (below + negative / 2)).sum() / pairs) if pairs else float("nan")
 
 
 def _per_class(

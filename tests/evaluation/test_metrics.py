@@ -1,7 +1,6 @@
 """AUC, average precision and their intervals are scikit-learn's and a plain bootstrap's."""
 
 import numpy as np
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score, roc_auc_score
@@ -82,14 +81,6 @@ def test_constant_scores_and_few_positives_are_flagged() -> None:
     lines = metrics.metrics_table(metrics_of(targets, scores, PATIENTS)).splitlines()
     assert "all scores are equal" in lines[1] and "0.500" in lines[1]
     assert lines[2].endswith("few")
-
-
-def test_the_weighted_auc_is_scikit_learns_with_sample_weights() -> None:
-    weights = RNG.integers(0, 4, size=200).astype(float)
-    for k in range(15):
-        area = metrics._WeightedAuc(TARGETS[:, k], SCORES[:, k])(weights)
-        expected = roc_auc_score(TARGETS[:, k], SCORES[:, k], sample_weight=weights)
-        assert area == pytest.approx(expected, abs=1e-12)
 
 
 def test_intervals_are_those_of_a_plain_patient_bootstrap() -> None:

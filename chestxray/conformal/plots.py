@@ -142,7 +142,7 @@ def draw_risk(
     axes.axvline(threshold, color=GREEN, label=f"threshold {threshold!r}")
     _threshold_axis(axes)
     axes.set_ylabel("risk" if config.joint else config.target_risk.axis_label)
-    axes.legend(frameon=False, loc="best")
+    axes.legend(frameon=config.joint, loc="best")
     return figure
 
 

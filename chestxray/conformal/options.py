@@ -218,10 +218,6 @@ def contradiction(args: argparse.Namespace, typed: dict[str, object]) -> str:
         "--tune chooses where the tests of --empty drop and --risk mfdr start (--fwer fst)": (
             args.tune and not config.needs_start
         ),
-        f"--tune {args.tune} is the scores file itself: another file, or a fifth of the "
-        "calibration patients without the flag": (
-            args.tune and args.tune.resolve() == args.csv.resolve()
-        ),
         _method_fault(config): _method_fault(config),
     }
     return next((message for message, broken in rules.items() if broken), "")
@@ -364,8 +360,8 @@ docs/risk-control.md explains what is promised, and what is not.""",
         "--tune",
         type=Path,
         metavar="FILE",
-        help="scores of other patients (validation rows), that choose where the tests of --empty "
-        "drop and --risk mfdr start (default: a fifth of the calibration patients)",
+        help="scores of other patients, its rows of val if it has any, that choose where the tests "
+        "of --empty drop and --risk mfdr start (default: a fifth of the calibration patients)",
     )
     add_rows(parser, "test; val for --frontier; all for --apply")
     _add_output(parser)

@@ -86,6 +86,17 @@ def test_tune_patients_that_calibrate_or_are_evaluated_are_refused_by_name(many:
     )
 
 
+def test_validation_rows_of_the_same_file_start_the_tests(many: Command) -> None:
+    whole, tune = read_scores(Path("s.csv")), read_scores(Path("tune.csv"))
+    names = ("image_names", "patients", "splits", "targets", "logits", "scores")
+    both = {name: np.concatenate([getattr(whole, name), getattr(tune, name)]) for name in names}
+    write_scores(Path("all.csv"), replace(whole, **both))
+    said = many("all.csv", "--alpha", 0.55, "--tune", "all.csv", *NONEMPTY)
+    assert said.code == 0 and "chosen on 200 patients of all.csv" in said.out
+    said = many("s.csv", "--alpha", 0.55, "--tune", "s.csv", *NONEMPTY, "--overwrite")
+    assert said.code == 1 and "--tune s.csv holds 600 patients and" in said.err
+
+
 REFUSED = {
     "no start needed": (
         ("--risk", "fdr", "--tune", "tune.csv"),
@@ -95,7 +106,6 @@ REFUSED = {
         ("--risk", "mfdr", "--fwer", "holm", "--tune", "tune.csv"),
         "--tune chooses where the tests",
     ),
-    "itself": (("--risk", "mfdr", "--tune", "s.csv"), "--tune s.csv is the scores file itself"),
     "pvalue": (("--pvalue", "hb"), "--pvalue goes with --method ltt"),
     "crc": (("--risk", "mfdr", "--method", "crc"), "needs a monotone risk, which mFDR is not"),
     "one level": (("--risk", "fnr", "fdr"), "--alpha takes one level for each of --risk fnr fdr"),

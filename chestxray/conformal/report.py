@@ -532,6 +532,8 @@ _ROWS = {
 def _realised_table(found: dict[str, SetMetrics], config: Config) -> list[str]:
     risks = {name: config.named_risk(name) for name in RISKS}
     texts = {name: f"{risk.abbreviation}, {risk.meaning}" for name, risk in risks.items()} | _ROWS
+    if config.empty == "drop":  # the FDR is that of the sets that are not empty
+        del texts["fdr_nonempty"]
     columns = [metrics.estimates() for metrics in found.values()]
     page = [f"| realised, 95 % interval | {' | '.join(f'by {name}' for name in found)} |"]
     page.append("|---" * (1 + len(found)) + "|")

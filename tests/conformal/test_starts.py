@@ -37,6 +37,8 @@ def test_a_fifth_of_the_patients_starts_the_tests_and_counts_in_none(many: Comma
     assert "is at most 0.55 times the expected share of sets that are not empty" in said.out
     found = strict_json(Path("o/report.json"))["levels"][0]["realised"]["patient"]
     assert found["fdr"] == found["fdr_nonempty"]
+    page = Path("o/report.md").read_text(encoding="utf-8")
+    assert page.count("| FDR of non-empty sets") == 1
     assert held["choices"]["empty"] == "drop"
 
 

@@ -73,7 +73,7 @@ $(SETS)/.complete: | $(SCORES)
 
 # Of the sets that say something, few findings false: at levels that these few patients can certify.
 $(NONEMPTY)/.complete: | $(SETS)/.complete
-	$(BIN)/python -m chestxray.conformal $(SCORES) --overwrite --risk fdr --empty drop --alpha 0.6:0.9:0.1
+	$(BIN)/python -m chestxray.conformal $(SCORES) --overwrite --risk fdr --empty drop --alpha 0.7:0.9:0.05
 	@touch $@
 
 must_exist = test -e $(1) || { echo "$(DEMO_OUT) holds another run: make clean-demo"; exit 1; }

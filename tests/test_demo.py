@@ -92,6 +92,9 @@ def assert_it_has_learned(out: Path, printed: str) -> None:
     assert np.mean(areas) > 0.75
     wrote = [line[6:] for line in printed.splitlines() if line.startswith("wrote ")]
     assert [Path(name).is_file() for name in wrote[:2]] == [True, True]
+    assert_nonempty_sets_are_controlled(
+        out / STAGE_2.replace(".pth", "_test_scores_fdr_ltt_nonempty")
+    )
     conformal = out / STAGE_2.replace(".pth", "_test_scores_fnr_crc")
     assert wrote[2].startswith(f"{conformal}/: thresholds.json, sets.csv, report.json, report.md")
     levels = json.loads((conformal / "thresholds.json").read_text())["levels"]
@@ -101,6 +104,16 @@ def assert_it_has_learned(out: Path, printed: str) -> None:
         out / STAGE_2.replace(".pth", "_test_scores.csv"), conformal
     )
     assert "drawn" in printed
+
+
+def assert_nonempty_sets_are_controlled(folder: Path) -> None:
+    """Some levels are certified, with sets that are not all empty; their figure is there."""
+    choices = json.loads((folder / "thresholds.json").read_text())["choices"]
+    assert (choices["risk"], choices["empty"]) == (["fdr"], "drop")
+    levels = json.loads((folder / "report.json").read_text())["levels"]
+    certified = [level for level in levels if level["certified"]]
+    assert len(certified) > 1 and (folder / "levels.png").is_file()
+    assert all(level["realised"]["patient"]["empty"]["value"] < 0.9 for level in certified)
 
 
 def assert_the_fnr_counts_findings_alone(scores: Path, conformal: Path) -> None:

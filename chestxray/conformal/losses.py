@@ -239,7 +239,7 @@ class LossTable:
         if self.weights is None:
             return GRID, losses
         weights = self.weights.mean(axis=0)
-        return GRID, np.divide(losses, weights, out=np.zeros_like(losses), where=weights > 0)
+        return GRID, np.divide(losses, weights, out=np.full(len(GRID), np.nan), where=weights > 0)
 
 
 class Misses:

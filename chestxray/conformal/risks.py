@@ -219,6 +219,10 @@ class FalseDiscoveryRate(Risk):
         return f"false share of {'a non-empty' if self.given_nonempty else 'the'} set"
 
     @property
+    def axis_label(self) -> str:
+        return self.abbreviation if self.given_nonempty else super().axis_label
+
+    @property
     def definition(self) -> str:
         if self.given_nonempty:
             return (

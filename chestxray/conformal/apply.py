@@ -15,10 +15,10 @@ from chestxray.conformal.report import (
     classes_text,
     empty_set_warnings,
     left_out_note,
-    lines,
     make_entry,
     rows_text,
 )
+from chestxray.conformal.report_page import lines
 from chestxray.conformal.rows import Rows
 from chestxray.conformal.shift import describe_shift, patient_counts
 from chestxray.conformal.thresholds import StoredThresholds

@@ -25,11 +25,10 @@ from chestxray.conformal.report import (
     Resplits,
     classes_text,
     empty_set_warnings,
-    lines,
     make_entry,
-    markdown,
     rows_text,
 )
+from chestxray.conformal.report_page import lines, markdown
 from chestxray.conformal.resplits import (
     Cuts,
     Spread,

@@ -14,7 +14,8 @@ from chestxray.conformal.certificate import Certificate
 from chestxray.conformal.frontier import frontier, joint_frontier
 from chestxray.conformal.groups import Column
 from chestxray.conformal.options import FRESH, Config, config_of, levels_of
-from chestxray.conformal.report import classes_text, head_lines, left_out_note, rows_text
+from chestxray.conformal.report import classes_text, left_out_note, rows_text
+from chestxray.conformal.report_page import head_lines
 from chestxray.conformal.resplits import cut_patients
 from chestxray.conformal.rows import Rows
 from chestxray.conformal.thresholds import shown_patients

@@ -19,7 +19,8 @@ from chestxray.conformal.differences import compare_aucs, compare_sets
 from chestxray.conformal.metrics import RESAMPLES
 from chestxray.conformal.options import Config, config_of, levels_of
 from chestxray.conformal.paired_files import ScoresFile, mean_of, paired, same_files
-from chestxray.conformal.report import classes_text, guarantee, head_lines, rows_text
+from chestxray.conformal.report import classes_text, guarantee, rows_text
+from chestxray.conformal.report_page import head_lines
 from chestxray.conformal.rows import Rows
 from chestxray.runtime.files import file_digest
 from chestxray.runtime.text import join_limited, plural

@@ -12,7 +12,7 @@ from chestxray.conformal.calibrate import Certificate
 from chestxray.conformal.differences import Aucs, Compared, SetsCompared
 from chestxray.conformal.metrics import RESAMPLES, Estimate
 from chestxray.conformal.options import Config
-from chestxray.conformal.report import head_lines
+from chestxray.conformal.report_page import head_lines
 from chestxray.conformal.risks import RISKS
 
 _COLUMN = 25  # characters, of "+0.003 (-0.010, +0.016)" and a gap

@@ -8,7 +8,8 @@ from typing import Any, NoReturn
 
 from chestxray.conformal import thresholds
 from chestxray.conformal.options import FORMATS, FRESH, Config
-from chestxray.conformal.report import TITLES, Application
+from chestxray.conformal.report import Application
+from chestxray.conformal.report_page import TITLES
 from chestxray.conformal.selection_report import Selection
 from chestxray.runtime.files import whole_file
 from chestxray.runtime.signals import delay_ctrl_c

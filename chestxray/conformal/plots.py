@@ -17,7 +17,7 @@ from chestxray.conformal.metrics import (
     RiskSummary,
 )
 from chestxray.conformal.options import Config
-from chestxray.conformal.report import positives_text
+from chestxray.conformal.report_page import positives_text
 from chestxray.conformal.resplits import Cuts
 
 if TYPE_CHECKING:

@@ -4,7 +4,7 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from chestxray.conformal.report import head_lines
+from chestxray.conformal.report_page import head_lines
 from chestxray.conformal.selection import fewest_selected
 
 _NOT_PROMISED = (

@@ -12,13 +12,19 @@ from chestxray.scores import write_scores
 
 @pytest.fixture
 def command(capsys: pytest.CaptureFixture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """The command as a function of its words, in a folder where s.csv lies."""
+    """The command as a function of its words, in a folder where s.csv lies.
+
+    A calibration draws its plots as PNG alone, unless --format is typed: a PDF costs as much again.
+    """
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "100000")  # sentences on one line each
     write_scores(Path("s.csv"), drawn())
 
     def call(*words: object) -> Answer:
         capsys.readouterr()
+        calibrates = "--alpha" in words and "--apply" not in words and "--select" not in words
+        if calibrates and "--format" not in words:
+            words += ("--format", "png")
         try:
             code = main([str(word) for word in words])
         except SystemExit as leaving:

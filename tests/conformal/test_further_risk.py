@@ -98,7 +98,9 @@ def test_a_further_risk_goes_through_the_whole_command(
     words = ("--risk", risk, "--method", method, "--alpha", alpha, "--resplits", 5, "--out", "o")
     said = command("s.csv", *words)
     assert said.code == 0, said.err
-    assert {path.name for path in Path("o").iterdir()} == FILES | {"resplits.csv"} | plots(alpha)
+    assert {path.name for path in Path("o").iterdir()} == FILES | {"resplits.csv"} | plots(
+        alpha, formats=["png"]
+    )
     level = strict_json(Path("o/report.json"))["levels"][0]
     assert level["realised"]["patient"][risk]["value"] == pytest.approx(
         counted(risk, Path("o"), "eval")

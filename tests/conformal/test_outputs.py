@@ -242,7 +242,7 @@ def test_cal_fraction_1_reports_no_realised_metrics(
     assert {row["role"] for row in rows_of(Path("o/sets.csv"))} == {"cal"}
     level = strict_json(Path("o/report.json"))["levels"][0]
     assert level["realised"] is None and level["classes"] is None
-    assert {path.name for path in Path("o").iterdir()} == FILES | {"risk_0.2.png", "risk_0.2.pdf"}
+    assert {path.name for path in Path("o").iterdir()} == FILES | {"risk_0.2.png"}
 
 
 def test_a_second_run_leaves_no_plot_of_the_first(command: Command) -> None:
@@ -253,7 +253,7 @@ def test_a_second_run_leaves_no_plot_of_the_first(command: Command) -> None:
     )
     words = ("--alpha", 0.1, "--cal-fraction", 1, "--out", "o", "--overwrite")
     assert command("s.csv", *words).code == 0
-    assert {path.name for path in Path("o").iterdir()} == FILES | {"risk_0.1.png", "risk_0.1.pdf"}
+    assert {path.name for path in Path("o").iterdir()} == FILES | {"risk_0.1.png"}
 
 
 def test_resplits_are_in_the_report_and_near_alpha(command: Command) -> None:

@@ -127,4 +127,6 @@ def test_ctrl_c_is_a_line_and_leaves_the_files_of_one_run(
     report, stored = (strict_json(Path(f"o/{name}.json")) for name in ("report", "thresholds"))
     written = 0.1 if function == "resplit" else 0.2
     assert [float(level["alpha"]) for level in report["levels"] + stored["levels"]] == 2 * [written]
-    assert {path.name for path in Path("o").iterdir()} == FILES | {"resplits.csv"} | plots(written)
+    assert {path.name for path in Path("o").iterdir()} == FILES | {"resplits.csv"} | plots(
+        written, formats=["png"]
+    )

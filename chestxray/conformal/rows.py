@@ -6,6 +6,7 @@ import numpy as np
 
 from chestxray.conformal.betting import order_by_digest
 from chestxray.conformal.groups import Groups, described
+from chestxray.conformal.losses import unit_codes
 from chestxray.conformal.options import Config
 from chestxray.conformal.risks import Risk
 from chestxray.scores import Scores
@@ -95,8 +96,7 @@ class Rows:
 
     def codes(self) -> tuple[np.ndarray, np.ndarray]:
         """(G,) sorted units and (N,) the number of each row's."""
-        names, codes = np.unique(self.units, return_inverse=True)
-        return names, codes
+        return unit_codes(self.units)
 
     def starters(self) -> np.ndarray:
         """(N,) bool, images of the fifth of the patients by whom a sequence's start is chosen.

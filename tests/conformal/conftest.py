@@ -14,8 +14,8 @@ from chestxray.scores import write_scores
 def command(capsys: pytest.CaptureFixture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """The command as a function of its words, in a folder where s.csv lies.
 
-    Unless it is typed otherwise a calibration draws its plots as PNG alone, and makes 50 cuts: a PDF
-    costs as much again, and 1,000 cuts cost more than all the rest.
+    Unless it is typed otherwise a calibration draws its plots as PNG alone and makes 50 cuts: a PDF
+    costs as much again, and 1,000 cuts more than all the rest.
     """
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "100000")  # sentences on one line each

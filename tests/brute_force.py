@@ -254,9 +254,11 @@ def learn_then_test(rows: Rows, alpha: str, config: Config, tune: Rows | None = 
     else:
         passed = walk(largest, config.delta, PLACES if kinds == ["fnr"] else PLACES[::-1])
     limit = None if start is None else float(GRID[start])
-    laxest = len(kinds) == 1 and kinds != ["fnr"]
-    place = (min if laxest else max)(passed, default=None)
-    if place is None or place > max(table.last_shown for table in tables):
+    shown = max(table.last_shown for table in tables)
+    if len(kinds) > 1:  # a threshold above all scores is no answer to two risks at once
+        passed = [place for place in passed if place <= shown]
+    place = (max if "fnr" in kinds else min)(passed, default=None)
+    if place is None or place > shown:
         return Found(start=limit)
     return Found(float(GRID[place]), largest[place], limit)
 

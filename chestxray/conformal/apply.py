@@ -89,7 +89,8 @@ def _groups(source: Path, table: Scores, stored: StoredThresholds) -> Groups | N
     if by is None:
         return None
     groups = Column.parse(by).groups(source, table)
-    known = {name for c in stored.certificates for name in c.parts or {}}
+    parts = [item for found in stored.certificates for item in (found.parts or {}).items()]
+    known = {name for name, part in parts if part.n_units}
     unknown = sorted(set(groups.of) - known)
     if unknown:
         raise ValueError(

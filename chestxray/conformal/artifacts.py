@@ -80,7 +80,7 @@ class Outcome:
         calibrates: (N,) bool, the images that calibrated; the others evaluate.
         calibration: of these images.
         certificates: one for each level, at least one certified.
-        tune: the file of --tune; None without.
+        tune: the file of --tune and its rows; None without.
         formats: of the plots.
     """
 
@@ -90,7 +90,7 @@ class Outcome:
     calibrates: np.ndarray
     calibration: Calibration
     certificates: list[Certificate]
-    tune: Path | None
+    tune: tuple[Path, Scores] | None
     formats: tuple[str, ...]
 
     @property
@@ -120,12 +120,10 @@ class Outcome:
         """Who chose where the tests start."""
         if not self.config.needs_start:
             return None
-        if self.tune is not None and self.calibration.tune is not None:
-            patients = sorted(set(self.calibration.tune.patients))
-            return thresholds.StartedBy(self.tune.name, file_digest(self.tune), patients)
-        starters = self.side(self.roles == "start")
+        file, starters = self.tune or (None, self.side(self.roles == "start"))
         names = starters.image_names if starters.patients is None else starters.patients
-        return thresholds.StartedBy(None, None, sorted(set(names)))
+        name = None if file is None else file.name
+        return thresholds.StartedBy(name, self.config.tune, sorted(set(names)))
 
 
 def write(folder: Path, outcome: Outcome) -> list[str]:
@@ -145,7 +143,7 @@ def write(folder: Path, outcome: Outcome) -> list[str]:
         **contents_of(source, outcome.table, outcome.rows, outcome.roles, report),
         **drawn,
     }
-    output_folder.save(folder, contents, source)
+    output_folder.save(folder, contents, source, *([outcome.tune[0]] if outcome.tune else []))
     return [*lines(report), f"wrote {folder}/: {join_limited(contents, most=_NAMED)}"]
 
 
@@ -172,7 +170,12 @@ def _report(outcome: Outcome) -> tuple[Report, dict[str, str | bytes]]:
         title=f"{risk} control of {outcome.source.name} by {method}",
         classes=classes_text(table.classes),
         rows=f"Calibrated on {sides[0]}, {evaluated}; the unit is the {config.unit}.",
-        notes=[*table.notes, *declared(config), *_start_note(outcome), *about_the_cut(config)],
+        notes=[
+            *table.notes,
+            *declared(config),
+            *_start_note(outcome),
+            *([] if outcome.eval_rows is None else [about_the_cut(config)]),
+        ],
         warnings=seen + dependence(outcome.cal, config) + empty_set_warnings(entries, config),
         promise_holds=not seen,
         config=config,
@@ -194,20 +197,23 @@ def _start_note(outcome: Outcome) -> list[str]:
     who = plural(len(by.patients), outcome.rows.cut_by)
     if by.file is not None:
         return [f"the start of the tests was chosen on {who} of {by.file}"]
-    return [
+    return [started_within(who)]
+
+
+def started_within(who: str) -> str:
+    """Say that some of those that calibrate chose the start."""
+    return (
         f"the start of the tests was chosen on {who}, a fifth of those that calibrate, taken by "
         "SHA-256 of their key; they count in no p-value"
-    ]
+    )
 
 
-def about_the_cut(config: Config) -> list[str]:
-    """Say that a seed drew who calibrates, where some evaluate."""
-    if config.cal_fraction == 1:
-        return []
-    return [
+def about_the_cut(config: Config) -> str:
+    """Say that a seed drew who calibrates."""
+    return (
         f"--seed {config.seed} drew who calibrates: choose the seed before looking at results, "
         "since the best of several breaks the promise"
-    ]
+    )
 
 
 def not_fresh(used: str, splits: list[str], config: Config) -> list[str]:
@@ -355,7 +361,7 @@ def _resplits(outcome: Outcome, entry: Entry, cuts: dict[str, Cuts]) -> tuple[Re
     certificate, config, cut_by = entry.certificate, outcome.config, outcome.rows.cut_by
     found = {name: _summary(part, certificate, config) for name, part in cuts.items()}
     if config.in_parts:
-        parts = {name: by_risk[config.risk[0]] for name, by_risk in found.items()}
+        parts = {name: by_risk[config.target_risk.metric] for name, by_risk in found.items()}
         drawn = plots.draw_resplits_in_parts(parts, certificate.alpha, config, cut_by)
         return Resplits(config.resplits, parts=parts), drawn
     drawn = plots.draw_resplits(cuts[""], certificate, config, cut_by)
@@ -364,7 +370,7 @@ def _resplits(outcome: Outcome, entry: Entry, cuts: dict[str, Cuts]) -> tuple[Re
 
 def _summary(cuts: Cuts, certificate: Certificate, config: Config) -> dict[str, RiskSummary]:
     """The realised risks over the cuts, by name."""
-    levels = zip(config.risk, certificate.alphas, strict=True)
+    levels = zip(config.by_metric, certificate.alphas, strict=True)
     return {name: summary_of(cuts.risks[name], alpha) for name, alpha in levels}
 
 

@@ -9,7 +9,7 @@ from functools import cached_property
 import numpy as np
 
 from chestxray.conformal.betting import betting_order, wsr_bound
-from chestxray.conformal.certificate import Certificate, Part, Start, place_of
+from chestxray.conformal.certificate import Certificate, Counted, Part, Start, place_of
 from chestxray.conformal.control import corrected_risk, largest_controlled, rcps_threshold
 from chestxray.conformal.losses import GRID, LossCurves, LossTable
 from chestxray.conformal.ltt import Question, certified_place, p_values
@@ -105,10 +105,21 @@ class Calibration:
         nobody = self._nobody()
         if nobody:
             return replace(blank, reason=nobody)
+        if self.config.joint:
+            blank = replace(blank, n_of_each=self._counted())
         return {"crc": self._crc, "rcps": self._rcps, "ltt": self._ltt}[self.config.method](blank)
+
+    def _counted(self) -> dict[str, Counted]:
+        """The units and images that count for each risk."""
+        rows = {m: self.tested.counting(risk) for m, risk in self.config.by_metric.items()}
+        return {metric: Counted(own.n_units, len(own.units)) for metric, own in rows.items()}
 
     def _nobody(self) -> str:
         """Why there is nothing to calibrate or to start with; "" where there is."""
+        if self.starters.all():
+            return (
+                f"every {self.rows.cut_by} would choose where the tests start, and none is tested"
+            )
         for risk in self.config.target_risks:
             if not risk.counts(self.tested.targets).any():
                 return f"there is no image {risk.counted or 'with a positive class'}"
@@ -150,7 +161,8 @@ class Calibration:
             blank = replace(blank, start=Start(float(GRID[start]), rows.n_units, len(rows.units)))
         place = certified_place(questions, self.config, start)
         if place is None:
-            return replace(blank, reason="no threshold is certified")
+            which = "whose sets are not all empty " if self.config.joint else ""
+            return replace(blank, reason=f"no threshold {which}is certified")
         if place > max(question.shown for question in questions):
             # With empty sets at the strict end, a larger alpha certifies sets that are not empty.
             reason = "no calibration set is non-empty where it is certified"

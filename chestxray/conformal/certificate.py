@@ -19,6 +19,14 @@ class Part:
 
 
 @dataclass(frozen=True)
+class Counted:
+    """How many units and images count."""
+
+    n_units: int
+    n_images: int
+
+
+@dataclass(frozen=True)
 class Start:
     """Where a fixed sequence of tests starts, and the units that chose it, which count in none."""
 
@@ -33,7 +41,8 @@ class Certificate:
 
     Attributes:
         alpha: as typed; of several risks theirs, with a blank between.
-        n_images, n_units: that calibrated.
+        n_images, n_units: that calibrated; of several risks, that count for any of them.
+        n_of_each: of several risks, the units and images that count for each, by its metric.
         threshold: for p >= t; None where nothing is certified.
         parts: by name, where each class or group has a threshold of its own.
         bound: at the threshold: see BOUNDS.
@@ -48,6 +57,7 @@ class Certificate:
     threshold: float | None = None
     parts: dict[str, Part] | None = None
     bound: float | None = None
+    n_of_each: dict[str, Counted] | None = None
     start: Start | None = None
     reason: str | None = None
     trivially_met: bool = False
@@ -65,13 +75,14 @@ class Certificate:
 
     def to_json(self) -> dict[str, object]:
         parts = self.parts or {}
-        start = self.start
+        start, each = self.start, self.n_of_each
         return {
             "alpha": self.alpha,
             "threshold": {name: part.threshold for name, part in parts.items()} or self.threshold,
             "n_images": self.n_images,
             "n_units": self.n_units,
             "units_of_each": {name: part.n_units for name, part in parts.items()} or None,
+            "n_of_each": None if each is None else {name: vars(n) for name, n in each.items()},
             "bound": self.bound,
             "start": None if start is None else vars(start),
             "reason": self.reason,

@@ -40,6 +40,7 @@ def calibrate_and_evaluate(args: argparse.Namespace) -> int:
     groups = Column.parse(args.by).groups(args.csv, table) if args.by else None
     rows = Rows.from_scores(table, args.unit, groups)
     tune = read_tune(args.tune, table, config) if args.tune else None
+    tune_rows = None if tune is None else Rows.from_scores(tune, config.unit)
     if alphas or args.frontier:
         for risk in config.target_risks:  # refuse what --no-positive error does, before writing
             rows.counting(risk)
@@ -49,29 +50,41 @@ def calibrate_and_evaluate(args: argparse.Namespace) -> int:
         )
     if not alphas:
         print("\n".join(head_lines(classes_text(table.classes), table.notes)))
-    if args.npz:
-        artifacts.write_npz(args.npz, table)
-        print(f"wrote {args.npz}")
     if args.frontier:
-        print(frontier(Calibration(rows, config, tune)))
+        print(frontier(Calibration(rows, config, tune_rows)))
     if not alphas:
+        write_npz(args.npz, table)
         return 0
 
     calibrates = draw_calibration(rows, config)
-    calibration = Calibration(rows.take(calibrates), config, tune)
+    calibration = Calibration(rows.take(calibrates), config, tune_rows)
     certificates = [calibration.certificate(alpha) for alpha in alphas]
     if not any(certificate.certified for certificate in certificates):
         print("\n".join(head_lines(classes_text(table.classes), table.notes)))
         return refuse(certificates, calibration)
-    formats = tuple(dict.fromkeys(args.format))
     outcome = artifacts.Outcome(
-        args.csv, table, rows, calibrates, calibration, certificates, args.tune, formats
+        source=args.csv,
+        table=table,
+        rows=rows,
+        calibrates=calibrates,
+        calibration=calibration,
+        certificates=certificates,
+        tune=None if tune is None else (args.tune, tune),
+        formats=tuple(dict.fromkeys(args.format)),
     )
+    write_npz(args.npz, table)
     print("\n".join(artifacts.write(folder, outcome)))
     return 0
 
 
-def read_tune(path: Path, table: Scores, config: Config) -> Rows:
+def write_npz(path: Path | None, table: Scores) -> None:
+    """Write the arrays of --npz, where they are asked for."""
+    if path:
+        artifacts.write_npz(path, table)
+        print(f"wrote {path}")
+
+
+def read_tune(path: Path, table: Scores, config: Config) -> Scores:
     """The rows by which the start of the tests is chosen: those of val where the file has them.
 
     Args:
@@ -93,7 +106,7 @@ def read_tune(path: Path, table: Scores, config: Config) -> Rows:
     refuse_shared(f"--tune {path}", tune, table)
     if config.unit == "patient" and tune.patients is None:
         raise ValueError(f"--tune {path} has no patient column, which --unit patient needs")
-    return Rows.from_scores(tune, config.unit)
+    return tune
 
 
 def refuse_shared(name: str, other: Scores, table: Scores) -> None:

@@ -9,7 +9,13 @@ import numpy as np
 
 from chestxray.auc import undefined_aucs
 from chestxray.conformal import comparison_page, comparison_plot, output_folder, plots
-from chestxray.conformal.artifacts import about_the_cut, declared, dependence, not_fresh
+from chestxray.conformal.artifacts import (
+    about_the_cut,
+    declared,
+    dependence,
+    not_fresh,
+    started_within,
+)
 from chestxray.conformal.calibrate import Calibration
 from chestxray.conformal.certificate import Certificate
 from chestxray.conformal.command import draw_calibration, select
@@ -207,7 +213,8 @@ def _evaluated(
         f"unit is the {config.unit}.",
         notes=[
             *declared(config),
-            *about_the_cut(config),
+            about_the_cut(config),
+            *_started_by(rows[0].take(calibrates), config),
             *_undefined(evaluates[0].targets, classes),
             _about_intervals(evaluates[0]),
             _CHOICE,
@@ -218,6 +225,14 @@ def _evaluated(
         aucs=compare_aucs(evaluates, classes, config.seed),
         levels=[_level(found, evaluates, config, bool(seen)) for found in certificates],
     )
+
+
+def _started_by(cal: Rows, config: Config) -> list[str]:
+    """Say who chose where the tests start, the same for every file."""
+    if not config.needs_start:
+        return []
+    starters = cal.patients[cal.starters()]
+    return [started_within(plural(len(np.unique(starters)), cal.cut_by))]
 
 
 def _undefined(targets: np.ndarray, classes: tuple[str, ...]) -> list[str]:

@@ -29,7 +29,7 @@ def draw(comparison: Comparison) -> "Figure":
     groups = [place * (files + _GAP) + np.arange(files) for place in range(len(levels))]
     for level, places in zip(levels, groups, strict=True):
         _draw_alpha(risks, level.alpha, places)
-        _draw_level(risks, level, places, config.unit, config.target_risk.name)
+        _draw_level(risks, level, places, config.unit, config.target_risk.metric)
         _draw_level(sizes, level, places, config.unit, "size")
     names = [textwrap.fill(name, _NAME) for name in comparison.names]
     risks.set_yticks(np.concatenate(groups), names * len(levels))

@@ -14,6 +14,7 @@ from chestxray.conformal.metrics import (
     RESAMPLES,
     Estimate,
     estimate,
+    interval_rng,
     realised,
     resampled,
 )
@@ -84,7 +85,7 @@ def _aucs(rows: Rows, seed: int) -> np.ndarray:
     ones = np.ones(len(rows.targets))
     pairs = zip(rows.targets.T, rows.scores.T, strict=True)
     values = [WeightedAuc(*columns)(ones) for columns in pairs]
-    rng = np.random.default_rng([seed, 2])  # the resamples of metrics.resampled
+    rng = interval_rng(seed)
     drawn = resampled_aucs(rows.targets, rows.scores, rows.patients, RESAMPLES, rng)
     aucs = np.vstack([values, drawn])
     return np.column_stack([mean_of_defined(aucs), aucs])

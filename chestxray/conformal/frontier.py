@@ -17,7 +17,8 @@ def frontier(calibration: Calibration) -> str:
     units = plural(rows.n_units, config.unit)
     if config.joint:
         return "\n".join([f"both at once on {units}", *joint_frontier(calibration)])
-    columns = ["size", *(risk.abbreviation for risk in map(config.named_risk, RISKS)), "empty"]
+    risks = [config.realised_risk(name).abbreviation for name in RISKS]
+    columns = ["size", *risks, "FDR|non-empty", "empty"]
     widths = [max(7, len(name) + 2) for name in columns]
     lines = [
         f"{config.target_risk.abbreviation} by {config.method} on {units}, metrics on the same "
@@ -31,7 +32,7 @@ def frontier(calibration: Calibration) -> str:
             continue
         sets = prediction_sets(rows, certificate)
         found = realised(rows, sets, config, resamples=0)[config.unit]
-        shares = (found.size, *found.risks.values(), found.empty)
+        shares = (found.size, *found.risks.values(), found.fdr_nonempty, found.empty)
         shown = ("n/a" if s.value is None else f"{s.value:.3f}" for s in shares)
         values = "".join(map(str.rjust, shown, widths))
         threshold = certificate.threshold

@@ -26,10 +26,12 @@ class Groups:
     Attributes:
         of: (N,) text.
         names: of the groups, in their order; there may be more than rows have.
+        column: that makes them; None where no column does.
     """
 
     of: np.ndarray
     names: tuple[str, ...]
+    column: "Column | None" = None
 
     def take(self, mask: np.ndarray) -> "Groups":
         return replace(self, of=self.of[mask])
@@ -95,14 +97,14 @@ class Column:
 
     def of_values(self, values: np.ndarray) -> Groups:
         """The groups of rows, one more for those whose value is empty."""
-        missing = values == ""
-        of, names = values, tuple(sorted(set(values) - {""}))
+        missing = np.isin(values, ["", NOT_GIVEN])
+        of, names = values, tuple(sorted(set(values) - {"", NOT_GIVEN}))
         if self.cuts:
             places = np.searchsorted(self.cuts, list(map(_number, values)), side="right")
             of, names = np.array(self.bands, dtype=object)[places], self.bands
         if not missing.any():
-            return Groups(of, names)
-        return Groups(np.where(missing, NOT_GIVEN, of).astype(object), (*names, NOT_GIVEN))
+            return Groups(of, names, self)
+        return Groups(np.where(missing, NOT_GIVEN, of).astype(object), (*names, NOT_GIVEN), self)
 
     def _no_numbers(self, values: np.ndarray) -> list[str]:
         """The values that have no band."""
@@ -115,10 +117,16 @@ class Column:
         return bool(self.cuts) or len(set(values)) <= _MOST
 
 
-def described(table: "Scores") -> dict[str, Groups]:
-    """The groups by which the realised risk is shown unasked, by column; of those DESCRIBED."""
+def described(table: "Scores", by: Column | None = None) -> dict[str, Groups]:
+    """The groups by which the realised risk is shown unasked: those DESCRIBED, but not of --by.
+
+    Returns:
+        By column; one that the file has not, or that cannot be read so, is left out.
+    """
     found = {}
     for column in map(Column.parse, DESCRIBED):
+        if by is not None and by.name == column.name:
+            continue
         values = table.attributes.get(column.name)
         if values is not None and column.can_be_shown(values):
             found[column.name] = column.of_values(values)
@@ -126,12 +134,13 @@ def described(table: "Scores") -> dict[str, Groups]:
 
 
 def _refuse_unsafe(source: object, name: str, values: np.ndarray) -> None:
-    """Refuse values that a spreadsheet would run: they are written into CSV files."""
-    unsafe = sorted({value for value in values if value and not is_harmless(value)})
+    """Refuse values that a spreadsheet would run, or that would break a table of the report."""
+    odd = {value for value in values if value and ("|" in value or not is_harmless(value))}
+    unsafe = sorted(odd)
     if unsafe:
         raise ValueError(
-            f"{source}: {name} with a control character, or beginning like a formula with - = + "
-            f"or @: {join_limited(map(repr, unsafe))}"
+            f"{source}: {name} with a control character or |, or beginning like a formula with - = "
+            f"+ or @: {join_limited(map(repr, unsafe))}"
         )
 
 

@@ -73,9 +73,10 @@ def certified_place(
         start: of a fixed sequence; its strict end where None.
 
     Returns:
-        The least strict place; of several risks, whose sets are the smallest; None without any.
+        The least strict place. Of several risks only places count where some set is not empty, and
+        if one of them wants large sets, the place is that of the smallest. None without any.
     """
-    strict_last = questions[0].risk.strict_last
+    strict_last = all(question.risk.strict_last for question in questions)
     if config.fwer == "holm":
         enough = config.delta / len(GRID)  # rejected first, whatever their order
         places = np.flatnonzero(holm(p_values(questions, _WHOLE, config, enough), config.delta))
@@ -88,6 +89,8 @@ def certified_place(
             return p_values(questions, block, config, config.delta) <= config.delta
 
         places = np.sort(np.array(fixed_sequence(passes, sequence), dtype=np.intp))
+    if config.joint:
+        places = places[places <= max(question.shown for question in questions)]
     if not len(places):
         return None
-    return int(places[0] if strict_last and not config.joint else places[-1])
+    return int(places[0] if strict_last else places[-1])

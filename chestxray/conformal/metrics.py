@@ -1,6 +1,6 @@
 """Metrics of prediction sets on rows with labels, and of the realised risk over re-splits."""
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from functools import lru_cache
 
 import numpy as np
@@ -160,10 +160,10 @@ def by_group(rows: Rows, sets: np.ndarray, config: Config) -> dict[str, dict[str
     Returns:
         By column and group; groups without an image that counts are left out.
     """
-    columns = rows.described if rows.groups is None else {str(config.by): rows.groups}
+    asked = {} if rows.groups is None else {str(config.by): rows.groups}
     counts = np.any([risk.counts(rows.targets) for risk in config.target_risks], axis=0)
     found: dict[str, dict[str, GroupMetrics]] = {}
-    for column, groups in (columns | rows.described).items():
+    for column, groups in (asked | rows.described).items():
         found[column] = {}
         for name in groups.names:
             mask = (groups.of == name) & counts
@@ -171,11 +171,12 @@ def by_group(rows: Rows, sets: np.ndarray, config: Config) -> dict[str, dict[str
                 continue
             own = rows.take(mask)
             weighted = realised(own, sets[mask], config)
-            risks = weighted.get(config.unit, weighted["image"]).risks  # without patients, images
+            found_here = weighted.get(config.unit, weighted["image"])  # without patients, images
+            risks = found_here.estimates()
             found[column][name] = GroupMetrics(
                 images=len(own.units),
                 patients=len(np.unique(own.patients)),
-                risks={name: risks[name] for name in config.risk},
+                risks={risk.metric: risks[risk.metric] for risk in config.target_risks},
             )
     return found
 
@@ -188,7 +189,7 @@ class _ImageSums:
         right = (sets & truth).sum(axis=1)
         # "error" was refused for the calibration rows; here such rows are dropped.
         how = "drop" if config.no_positive == "error" else config.no_positive
-        risks = {name: risk(how, config.empty) for name, risk in RISKS.items()}
+        risks = {name: replace(config.realised_risk(name), no_positive=how) for name in RISKS}
         risks["fdr_nonempty"] = FalseDiscoveryRate(how, "drop")
         # Numerator and denominator, and which images count.
         parts = {
@@ -259,15 +260,20 @@ def resampled_ratios(tables: list[Ratio], resamples: int, seed: int) -> list[np.
 def _resampled_sums(values: np.ndarray, resamples: int, seed: int) -> np.ndarray:
     """(resamples, M) sums of (G, M) values, from the same resamples for every level."""
     if len(values) * resamples > _KEPT:
-        return resampled_sums(values, resamples, np.random.default_rng([seed, 2]))
+        return resampled_sums(values, resamples, interval_rng(seed))
     return _drawn(len(values), resamples, seed) @ values
 
 
 @lru_cache(maxsize=16)  # all patients, and those of each group
 def _drawn(patients: int, resamples: int, seed: int) -> np.ndarray:
     """(resamples, patients), how often each is in each resample; as resampled_sums draws them."""
-    rng = np.random.default_rng([seed, 2])
-    return np.vstack(list(patient_resamples(patients, resamples, rng))).astype(np.float64)
+    blocks = patient_resamples(patients, resamples, interval_rng(seed))
+    return np.vstack(list(blocks)).astype(np.float64)
+
+
+def interval_rng(seed: int) -> np.random.Generator:
+    """The source of the resamples of all intervals: pairs of files get the same ones."""
+    return np.random.default_rng([seed, 2])
 
 
 def estimate(values: np.ndarray) -> Estimate:

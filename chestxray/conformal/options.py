@@ -49,14 +49,19 @@ class Config:
     resplits: int = 1000
     seed: int = 0
 
-    def named_risk(self, name: str) -> Risk:
-        """A risk with the chosen conventions for 0/0."""
-        return RISKS[name](self.no_positive, self.empty)
+    def realised_risk(self, name: str) -> Risk:
+        """A risk as it is measured, asked for or not: an empty set counts, as 0 by default."""
+        return RISKS[name](self.no_positive, "0" if self.empty == "drop" else self.empty)
 
     @property
     def target_risks(self) -> tuple[Risk, ...]:
-        """The risks to be controlled, all by one threshold."""
-        return tuple(map(self.named_risk, self.risk))
+        """The risks to be controlled, all by one threshold, with the conventions for 0/0."""
+        return tuple(RISKS[name](self.no_positive, self.empty) for name in self.risk)
+
+    @property
+    def by_metric(self) -> dict[str, Risk]:
+        """The same by the keys of their realised values."""
+        return {risk.metric: risk for risk in self.target_risks}
 
     @property
     def target_risk(self) -> Risk:
@@ -203,12 +208,13 @@ def contradiction(args: argparse.Namespace, typed: dict[str, object]) -> str:
         f"--delta {args.delta} is the chance that the promise fails: below 0.5": (
             config.delta >= 0.5
         ),
-        f"--npz {args.npz} is the scores file itself": (
-            args.npz and args.npz.resolve() == args.csv.resolve()
+        f"--npz {args.npz} is a scores file that is read": (
+            args.npz and args.npz.resolve() in {p.resolve() for p in (args.csv, args.tune) if p}
         ),
+        _unused_flag(args, typed): _unused_flag(args, typed),
         _joint_fault(config): _joint_fault(config),
         f"--alpha takes one level for each of --risk {' '.join(config.risk)}, in their order": (
-            config.joint and args.alpha and levels != len(config.risk)
+            config.joint and args.alpha and not levels == len(args.alpha) == len(config.risk)
         ),
         "--delta goes with --method rcps or ltt: crc promises an expectation": (
             "delta" in typed and config.method == "crc"
@@ -221,6 +227,16 @@ def contradiction(args: argparse.Namespace, typed: dict[str, object]) -> str:
         _method_fault(config): _method_fault(config),
     }
     return next((message for message, broken in rules.items() if broken), "")
+
+
+def _unused_flag(args: argparse.Namespace, typed: dict[str, object]) -> str:
+    """The fault of a flag that only a calibration uses, where none is made; "" without one."""
+    if args.alpha:
+        return ""
+    unused = {"out", "format", "resplits", "seed", "cal_fraction"}
+    unused |= set() if args.frontier else {"by", "tune", "per_class", "method", "fwer", "pvalue"}
+    found = [f"--{name.replace('_', '-')}" for name in sorted(unused & typed.keys())]
+    return f"{found[0]} is for a calibration: add --alpha A, or leave it out" if found else ""
 
 
 def _joint_fault(config: Config) -> str:

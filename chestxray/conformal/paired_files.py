@@ -72,12 +72,14 @@ def _chosen(table: Scores, images: set[str], classes: list[str]) -> Scores:
 
 
 def _left_out(file: ScoresFile, images: set[str], classes: set[str]) -> list[str]:
-    """What a file has and not every other one."""
+    """What a file has and another one has not, or not among the rows that are used."""
     more = len(file.table.image_names) - len(images)
     others = [name for name in file.table.classes if name not in classes]
     said = []
     if more:
-        said.append(f"{file.name}: {plural(more, 'image')} left out that not every file has")
+        said.append(
+            f"{file.name}: {plural(more, 'image')} left out, not among the rows of every file"
+        )
     if others:
         said.append(
             f"{file.name}: left out the classes that not every file has: {join_limited(others)}"

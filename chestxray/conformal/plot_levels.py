@@ -82,7 +82,7 @@ def _draw_risks(axes: "Axes", entries: list[Entry], report: Report) -> None:
 
 
 def _draw_whole(axes: "Axes", entries: list[Entry], report: Report) -> None:
-    risk, unit = report.config.risk[0], report.config.unit
+    risk, unit = report.config.target_risk.metric, report.config.unit
     known = [entry for entry in entries if entry.resplits and entry.resplits.whole]
     cuts = [(entry.resplits.whole or {})[risk] for entry in known if entry.resplits]
     spread = np.array([cut.interval or (np.nan, np.nan) for cut in cuts])
@@ -92,7 +92,7 @@ def _draw_whole(axes: "Axes", entries: list[Entry], report: Report) -> None:
         band: dict[str, Any] = {"color": ORANGE, "alpha": 0.18, "linewidth": 0}
         axes.fill_between(_alphas(known), *spread.T, label=f"5-95 % of {times}", **band)
         axes.plot(_alphas(known), means, color=ORANGE, linestyle="--", label="mean of the cuts")
-    found = [(entry.realised or {})[unit].risks[risk] for entry in entries]
+    found = [(entry.realised or {})[unit].estimates()[risk] for entry in entries]
     label = f"evaluation rows, 95 % over {report.cut_by}s"
     _line(axes, _alphas(entries), found, color=BLUE, label=label)
 

@@ -190,7 +190,7 @@ def draw_resplits(cuts: Cuts, certificate: Certificate, config: Config, cut_by: 
     figure, axes = _axes(config, certificate.alpha)
     levels = certificate.alpha.split()
     for risk, alpha, colour in zip(config.target_risks, levels, (BLUE, ORANGE), strict=False):
-        known = cuts.risks[risk.name][~np.isnan(cuts.risks[risk.name])]
+        known = cuts.risks[risk.metric][~np.isnan(cuts.risks[risk.metric])]
         named = f"{risk.abbreviation}: " if config.joint else ""
         mean, line = (colour, colour) if config.joint else (ORANGE, BLACK)
         axes.hist(known, bins=40, color=colour, alpha=0.75 if not config.joint else 0.5)
@@ -236,7 +236,7 @@ def draw_resplits_in_parts(
     axes.plot([], [], "o", color=BLUE, label="median")
     axes.plot([], [], "|", color=ORANGE, markersize=14, markeredgewidth=2, label="mean")
     axes.set_yticks(np.arange(len(found)), list(found))
-    axes.invert_yaxis()
+    axes.set_ylim(len(found) - 0.5, -0.5)
     axes.set_xlim(left=0)
     whom = "with the class" if config.per_class else "of the group"
     axes.set_xlabel(
@@ -293,12 +293,14 @@ def draw_groups(
     names = [f"{column}: {name}" for column, groups in columns.items() for name in groups]
     groups = [group for of_column in columns.values() for group in of_column.values()]
     colours = (BLUE, ORANGE)[: len(config.risk)]
-    for risk, level, colour in zip(config.risk, certificate.alphas, colours, strict=True):
-        own = config.named_risk(risk).abbreviation
+    for risk, level, colour in zip(config.target_risks, certificate.alphas, colours, strict=True):
+        own = risk.abbreviation
         label = f"alpha = {level:g}" + (f" of the {own}" if config.joint else "")
-        axes.axvline(level, color=colour if config.joint else BLACK, linestyle="--", label=label)
+        if not config.per_class:  # which promises nothing about all classes together
+            line = colour if config.joint else BLACK
+            axes.axvline(level, color=line, linestyle="--", label=label)
         for place, group in enumerate(groups):
-            found, shown = group.risks[risk], GREY if group.few else colour
+            found, shown = group.risks[risk.metric], GREY if group.few else colour
             if found.value is None:
                 continue
             axes.plot(found.interval or (), [place] * len(found.interval or ()), color=shown)

@@ -206,8 +206,8 @@ def _above_alpha(
         return []
     said = []
     for risk, alpha in zip(config.target_risks, certificate.alphas, strict=True):
-        by_image = found["image"].risks[risk.name].value
-        own = by_image if config.unit == "image" else found["patient"].risks[risk.name].value
+        by_image = found["image"].estimates()[risk.metric].value
+        own = found[config.unit].estimates()[risk.metric].value
         if own is None or by_image is None:
             continue
         if round(own, 3) > alpha:
@@ -263,7 +263,10 @@ def guarantee(certificate: Certificate, config: Config) -> str:
     conditions += "".join(f", {risk.convention}" for risk in risks if risk.convention)
     if config.method == "crc":
         conditions += ", and on average over calibrations: single ones lie above and below"
-    what = " and ".join(map(lambda risk, a: risk.promise(a), risks, alphas))
+    what = " and ".join(
+        risk.promise(alpha) + (_counted(", among images", risk) if config.joint else "")
+        for risk, alpha in zip(risks, alphas, strict=True)
+    )
     if config.in_parts:
         which = "class" if config.per_class else f"group of {Column.parse(str(config.by)).name}"
         whom = f"{unit} with the class" if config.per_class else _counted(f"its {unit}", risks[0])
@@ -286,7 +289,6 @@ def guarantee(certificate: Certificate, config: Config) -> str:
 def _newcomer(config: Config) -> str:
     """The new unit that the promise is for, with a comma where the sentence needs one."""
     risks = config.target_risks
-    # Of two risks, each counts the images that it counts: the one that does not count all says so.
     which = "" if config.joint else _counted("", risks[0])
     if config.unit == "patient":
         return f"a new patient's images{which}, averaged over them,"
@@ -294,7 +296,10 @@ def _newcomer(config: Config) -> str:
 
 
 def _counted(whom: str, risk: Risk) -> str:
-    return f"{whom} {risk.counted}" if risk.counted else whom
+    """Whom a risk is about, where it does not count all; of nobody in particular, nothing."""
+    if risk.counted:
+        return f"{whom} {risk.counted}"
+    return "" if whom.startswith(",") else whom
 
 
 def classes_text(classes: tuple[str, ...]) -> str:

@@ -11,13 +11,14 @@ from chestxray.conformal.metrics import (
     FEW_PATIENTS,
     ClassMetrics,
     Estimate,
+    GroupMetrics,
     RiskSummary,
     SetMetrics,
 )
 from chestxray.conformal.options import Config
 from chestxray.conformal.report import Entry, Report, Resplits, definition, number_text
 from chestxray.conformal.resplits import Spread
-from chestxray.conformal.risks import RISKS
+from chestxray.conformal.risks import RISKS, Risk
 from chestxray.runtime.text import plural
 
 
@@ -66,11 +67,10 @@ def _entry_lines(entry: Entry, report: Report) -> list[str]:
 def _realised_text(found: SetMetrics, config: Config) -> str:
     """All metrics in a line; the FDR of non-empty sets behind the FDR, unless they are one."""
     risks = {
-        config.named_risk(name).abbreviation: number_text(share.value)
+        config.realised_risk(name).abbreviation: number_text(share.value)
         for name, share in found.risks.items()
     }
-    if config.empty != "drop":
-        risks["FDR"] += f" (non-empty {number_text(found.fdr_nonempty.value)})"
+    risks["FDR"] += f" (non-empty {number_text(found.fdr_nonempty.value)})"
     shares = {"empty": found.empty, "full": found.full, "size": found.size}
     others = {name: number_text(share.value) for name, share in shares.items()}
     return "  ".join(f"{name} {value}" for name, value in (risks | others).items())
@@ -82,11 +82,20 @@ def _group_lines(entry: Entry, config: Config) -> list[str]:
     for risk in config.target_risks:
         for column, groups in (entry.group_metrics or {}).items():
             found = "  ".join(
-                f"{name} {number_text(group.risks[risk.name].value)}{' (few)' if group.few else ''}"
+                f"{name} {_few(group.risks[risk.metric]) if group.few else _value(group, risk)}"
                 for name, group in groups.items()
             )
             said.append(f"realised {risk.abbreviation} by {column}: {found}")
     return said
+
+
+def _value(group: GroupMetrics, risk: Risk) -> str:
+    return number_text(group.risks[risk.metric].value)
+
+
+def _few(share: Estimate) -> str:
+    """Of few patients the interval is all that can be read."""
+    return f"{_interval(share)}, few"
 
 
 def spread_lines(entry: Entry, report: Report) -> list[str]:
@@ -109,7 +118,7 @@ def spread_lines(entry: Entry, report: Report) -> list[str]:
 
 def _spread(found: Spread | None, alpha: str) -> str:
     if found is None:
-        return "not known: too few have it"
+        return "not known: too few"
     low, high = found.interval
     return f"{low:.3f} to {high:.3f} (95 %), {found.above_alpha:.0%} of them above {alpha}"
 
@@ -146,7 +155,7 @@ def _resplit_lines(resplits: Resplits, report: Report) -> list[str]:
     for name, whole in (resplits.whole or {}).items():
         found = "have a threshold" if config.method == "crc" else "certify"
         errs = "" if whole.interval is None else ", which errs with both halves"
-        risk = config.named_risk(name).abbreviation if config.joint else "risk"
+        risk = config.by_metric[name].abbreviation if config.joint else "risk"
         said.append(f"{begin}: {whole.certified:,} {found}, realised {risk} {_cuts(whole)}{errs}")
     return said
 
@@ -224,10 +233,8 @@ _ROWS = {
 
 
 def _realised_table(found: dict[str, SetMetrics], config: Config) -> list[str]:
-    risks = {name: config.named_risk(name) for name in RISKS}
+    risks = {name: config.realised_risk(name) for name in RISKS}
     texts = {name: f"{risk.abbreviation}, {risk.meaning}" for name, risk in risks.items()} | _ROWS
-    if config.empty == "drop":  # the FDR is that of the sets that are not empty
-        del texts["fdr_nonempty"]
     columns = [metrics.estimates() for metrics in found.values()]
     page = [f"| realised, 95 % interval | {' | '.join(f'by {name}' for name in found)} |"]
     page.append("|---" * (1 + len(found)) + "|")
@@ -260,7 +267,7 @@ def _group_tables(entry: Entry, report: Report) -> list[str]:
     few = False
     for column, groups in entry.group_metrics.items():
         for name, group in groups.items():
-            cells = [_interval(group.risks[risk.name]) for risk in config.target_risks]
+            cells = [_interval(group.risks[risk.metric]) for risk in config.target_risks]
             shown = [f"{column}: {name}", f"{group.patients:,}, {group.images:,}", *cells]
             page.append(f"| {' | '.join(map(_grey, shown) if group.few else shown)} |")
             few |= group.few
@@ -278,6 +285,8 @@ def _about_groups(config: Config) -> str:
             f"The promise is for each group of {config.by} by itself; it says nothing about groups "
             "cut otherwise."
         )
+    if config.per_class:
+        return "The promise is for each class by itself, not for a group."
     return "The promise is for all together, not for a group: --by COLUMN gives one to each group."
 
 
@@ -296,7 +305,7 @@ def _resplits_table(resplits: Resplits, report: Report) -> list[str]:
     ]
     config = report.config
     whole = {
-        config.named_risk(name).abbreviation if config.joint else "all classes": found
+        config.by_metric[name].abbreviation if config.joint else "all classes": found
         for name, found in (resplits.whole or {}).items()
     }
     for name, found in (resplits.parts or whole).items():
@@ -311,19 +320,19 @@ def _resplits_table(resplits: Resplits, report: Report) -> list[str]:
     return page
 
 
-def threshold_rows(entry: Entry, config: Config) -> dict[str, tuple[str, str]]:
+def threshold_rows(entry: Entry, config: Config) -> dict[str, tuple[str, int]]:
     """The threshold and number of units of each class or group; "all classes" with one.
 
     A threshold is the shortest text that reads back to the same number.
     """
     certificate = entry.certificate
     if certificate.parts is None:
-        return {"all classes": (f"p >= {certificate.threshold!r}", f"{certificate.n_units:,}")}
+        return {"all classes": (f"p >= {certificate.threshold!r}", certificate.n_units)}
     always = "always in the set" if config.per_class else "every class in the set"
     return {
         name: (
             always if part.threshold is None else f"p >= {part.threshold!r}",
-            f"{part.n_units:,}",
+            part.n_units,
         )
         for name, part in certificate.parts.items()
     }
@@ -335,7 +344,7 @@ def _threshold_lines(entry: Entry, config: Config) -> list[str]:
         return [f"threshold: {threshold}" for threshold, _ in rows.values()]
     width = max(map(len, rows))
     return [f"threshold of each {config.part}"] + [
-        f"  {name:<{width}} {threshold} ({units} {config.unit}s)"
+        f"  {name:<{width}} {threshold} ({plural(units, config.unit)})"
         for name, (threshold, units) in rows.items()
     ]
 
@@ -343,7 +352,7 @@ def _threshold_lines(entry: Entry, config: Config) -> list[str]:
 def _threshold_table(entry: Entry, config: Config) -> list[str]:
     rows = threshold_rows(entry, config)
     page = [f"| {config.part} | threshold | {config.unit}s |", "|---|---|---|"]
-    return page + [f"| {name} | {t} | {units} |" for name, (t, units) in rows.items()]
+    return page + [f"| {name} | {t} | {units:,} |" for name, (t, units) in rows.items()]
 
 
 def counting(certificate: Certificate, config: Config) -> str:
@@ -351,13 +360,16 @@ def counting(certificate: Certificate, config: Config) -> str:
     found = plural(certificate.n_images, "image")
     if config.unit == "patient":
         found = f"{plural(certificate.n_units, 'patient')} with {found}"
-    bound = certificate.bound
-    if config.joint and bound is not None:
-        return (
-            f"{found} counted; largest p-value {bound:.4g} at the threshold, the largest certified"
+    own = ", ".join(
+        f"{risk.abbreviation}: {n.n_units:,} with {n.n_images:,}"
+        for risk, n in zip(
+            config.target_risks, (certificate.n_of_each or {}).values(), strict=False
         )
-    return f"{found} counted" + (
-        "" if bound is None else f"; {BOUNDS[config.method]} {bound:.4g} at the threshold"
+    )
+    bound = certificate.bound
+    reached = BOUNDS[config.method] if not config.joint else f"larger {BOUNDS[config.method]}"
+    return f"{found} counted{f' ({own})' if own else ''}" + (
+        "" if bound is None else f"; {reached} {bound:.4g} at the threshold"
     )
 
 

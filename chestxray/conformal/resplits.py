@@ -56,10 +56,13 @@ def csv_text(cuts: dict[str, dict[str, Cuts]], config: Config) -> str:
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
     part = [config.part] if config.in_parts else []
-    writer.writerow(["alpha", "cut", *part, "threshold", *config.risk])
+    writer.writerow(["alpha", "cut", *part, "threshold", *config.by_metric])
     for alpha, parts in cuts.items():
         for name, found in parts.items():
-            columns = [found.thresholds, *(found.risks[risk] for risk in config.risk)]
+            columns = [
+                found.thresholds,
+                *(found.risks[risk.metric] for risk in config.target_risks),
+            ]
             values = [
                 [v if math.isfinite(v) else "" for v in column.tolist()] for column in columns
             ]
@@ -81,14 +84,14 @@ def resplit(rows: Rows, alpha: str, config: Config, tune: Rows | None = None) ->
     nothing = np.full(config.resplits, -np.inf)
     if any(not len(side.cuts) for side in sides):
         unknown = np.full(config.resplits, np.nan)
-        return Cuts(nothing, dict.fromkeys(config.risk, unknown))
+        return Cuts(nothing, dict.fromkeys(config.by_metric, unknown))
     if config.method == "crc":
         thresholds = _crc_thresholds(sides[0].curves, sides[0].cuts, alpha)
     elif config.method == "rcps":
         thresholds = _rcps_thresholds(sides[0], alpha, config)
     else:
         thresholds = _LttCuts(sides, alpha, config, tune).thresholds()
-    risks = {side.risk.name: _realised(side.curves, side.cuts, thresholds) for side in sides}
+    risks = {side.risk.metric: _realised(side.curves, side.cuts, thresholds) for side in sides}
     return Cuts(thresholds, risks)
 
 
@@ -256,7 +259,7 @@ def resplit_in_parts(rows: Rows, alpha: str, config: Config) -> dict[str, Cuts]:
             thresholds = np.minimum(_crc_thresholds(curves, cuts, alpha), 1.0)
             risks = _realised(curves, cuts, thresholds)
             risks[np.isneginf(thresholds) & ~cuts.all(axis=1)] = 0.0
-        found[name] = Cuts(thresholds, {config.target_risk.name: risks})
+        found[name] = Cuts(thresholds, {config.target_risk.metric: risks})
     return found
 
 

@@ -33,7 +33,8 @@ class Risk(ABC):
     Attributes:
         no_positive: an image without a positive class: "drop", "zero" or "error".
         empty: the false share of an empty set: "0", "1", or "drop" (it does not count).
-        name: of --risk, and the key of its realised value in report.json.
+        name: of --risk.
+        metric: the key of its realised value in report.json; the name, unless it says otherwise.
         abbreviation, label: for titles and axes ("FNR", "miss rate").
         meaning: completes "the ... is at most alpha".
         definition: a sentence that says what is averaged, for those who quote the risk.
@@ -90,6 +91,10 @@ class Risk(ABC):
     def bets(self, alpha: float) -> Bets:
         """How the betting p-value of "the risk is above alpha" stakes."""
         return Bets()
+
+    @property
+    def metric(self) -> str:
+        return self.name
 
     @property
     def definition(self) -> str:
@@ -185,6 +190,10 @@ class FalseDiscoveryRate(Risk):
     def given_nonempty(self) -> bool:
         """The sets that are empty do not count."""
         return self.empty == "drop"
+
+    @property
+    def metric(self) -> str:
+        return "fdr_nonempty" if self.given_nonempty else self.name
 
     def image_losses(self, targets: np.ndarray, sets: np.ndarray) -> np.ndarray:
         sizes = sets.sum(axis=1)

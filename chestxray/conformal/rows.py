@@ -52,7 +52,7 @@ class Rows:
             cut_by="image" if keys is None else "patient",
             classes=table.classes,
             groups=groups,
-            described=described(table),
+            described=described(table, None if groups is None else groups.column),
         )
 
     def take(self, mask: np.ndarray) -> "Rows":

@@ -165,8 +165,8 @@ def _shared(first: Side, second: Side) -> dict[str, list[str]]:
 def _against(whole: Scores, cal: Side, new: Side, config: Config) -> list[str]:
     """Reasons that take the promise back."""
     found = not_fresh("calibrated on", [config.split or ""], config)
-    seen = {"train", "val"} - ({config.split} if config.untouched else set())
-    splits = [] if new.table.splits is None else sorted(seen & set(new.table.splits))
+    declared_too = {config.split} if config.untouched else set()
+    splits = [] if new.table.splits is None else sorted({*new.table.splits} - declared_too)
     found += not_fresh("selected from", splits, replace(config, untouched=False))
     found += _of_other_splits(whole, cal, new, config)
     found += [

@@ -70,7 +70,7 @@ def _found_in(part: str, entry: Entry, report: Report) -> dict[str, Estimate]:
     if entry.class_metrics is None:
         return {}
     shares = entry.class_metrics[part].shares[_weighting(report)]
-    return {report.config.target_risk.name: shares.missed}
+    return {report.config.target_risk.metric: shares.missed}
 
 
 def metrics_of(config: Config) -> list[str]:
@@ -103,7 +103,7 @@ def tex_text(report: Report, scores: str, digest: str) -> str:
         scores: name of the file.
         digest: its SHA-256.
     """
-    config, names = report.config, _tex_metrics(report.config)
+    config, names = report.config, metrics_of(report.config)
     parts = [config.part] if config.in_parts else []
     heads = [*parts, "threshold", "$n$", "bound", *(_head(name, config) for name in names)]
     alpha = f"$\\alpha$ ({', '.join(_names(config))})" if config.joint else r"$\alpha$"
@@ -128,14 +128,8 @@ def tex_text(report: Report, scores: str, digest: str) -> str:
     return "\n".join([*lines, r"\end{table}"]) + "\n"
 
 
-def _tex_metrics(config: Config) -> list[str]:
-    """Those of summary.csv, without a second column for the FDR of non-empty sets."""
-    twice = "fdr_nonempty" if config.empty == "drop" else ""
-    return [name for name in metrics_of(config) if name != twice]
-
-
 def _head(name: str, config: Config) -> str:
-    return _HEADS.get(name) or escaped(config.named_risk(name).abbreviation)
+    return _HEADS.get(name) or escaped(config.realised_risk(name).abbreviation)
 
 
 def _names(config: Config) -> list[str]:

@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 import numpy as np
 
 import chestxray
-from chestxray.conformal.certificate import Certificate, Part, Start
+from chestxray.conformal.certificate import Certificate, Counted, Part, Start
 from chestxray.conformal.groups import Column
 from chestxray.conformal.options import Config
 from chestxray.conformal.risks import RISKS
@@ -181,7 +181,8 @@ def _check(config: Config) -> None:
 
 
 def _certificate(level: dict[str, Any], classes: tuple[str, ...], config: Config) -> Certificate:
-    stored, units, start = level["threshold"], level["units_of_each"], level["start"]
+    stored, units = level["threshold"], level["units_of_each"]
+    start, each = level["start"], level["n_of_each"]
     alphas = level["alpha"] if isinstance(level["alpha"], list) else [level["alpha"]]
     alpha = " ".join(map(str, alphas))
     if len(alphas) != len(config.risk) or not all(0 < value < 1 for value in alphas):
@@ -201,6 +202,7 @@ def _certificate(level: dict[str, Any], classes: tuple[str, ...], config: Config
         if config.in_parts
         else None,
         bound=None if level["bound"] is None else float(level["bound"]),
+        n_of_each=None if each is None else {name: Counted(**n) for name, n in each.items()},
         start=None if start is None else Start(**start),
         reason=level["reason"],
     )

@@ -333,10 +333,10 @@ def test_images_and_classes_that_not_all_files_have_are_left_out_and_counted(
     said = compare("a.csv", "b.csv", *words)
     assert said.code == 0
     for note in (
-        "a: 7 images left out that not every file has",
-        "b: 5 images left out that not every file has",
+        "a: 7 images left out, not among the rows of every file",
+        "b: 5 images left out, not among the rows of every file",
         "a: left out the classes that not every file has: Mass",
-        "for the mean, b: 5 images left out that not every file has",
+        "for the mean, b: 5 images left out, not among the rows of every file",
     ):
         assert note in said.out.splitlines()
     assert "Classes that count (2): Effusion, Hernia." in said.out

@@ -89,10 +89,10 @@ def test_the_scores_are_not_replaced_by_what_is_made_of_them(command: Command) -
     assert everything() == before
 
 
-@pytest.mark.parametrize("words", [(), ("--alpha", 0.3)])
+@pytest.mark.parametrize("words", [(), ("--alpha", 0.3, "--out", "o")])
 def test_npz_replaces_nothing_unless_asked(words: tuple, command: Command) -> None:
     Path("keep.json").write_text("mine")
-    said = command("s.csv", "--npz", "keep.json", *words, "--out", "o")
+    said = command("s.csv", "--npz", "keep.json", *words)
     assert said.code == 1 and "keep.json exists" in said.err and not Path("o").exists()
     assert Path("keep.json").read_text() == "mine"
     assert command("s.csv", "--npz", "keep.json", "--overwrite").code == 0

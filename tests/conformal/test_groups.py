@@ -153,7 +153,11 @@ def test_a_column_that_is_empty_or_that_a_spreadsheet_would_run_makes_no_groups(
 ) -> None:
     text = Path("s.csv").read_text(encoding="utf-8")
     header, *lines = text.splitlines()
-    for value, message in (("", "the column ward is empty"), ("=1+1", "beginning like a formula")):
+    for value, message in (
+        ("", "the column ward is empty"),
+        ("=1+1", "like a formula"),
+        ("a|b", "or |"),
+    ):
         rows = [f"{header},ward", *(f"{line},{value}" for line in lines)]
         Path("w.csv").write_text("\n".join(rows) + "\n", encoding="utf-8")
         said = people("w.csv", "--by", "ward", "--alpha", 0.2, "--out", "p")
@@ -191,8 +195,44 @@ def test_the_realised_risk_by_sex_view_and_age_is_a_plain_count(people: Command)
     assert few["patients"] < 30 <= level["groups"]["sex"]["F"]["patients"]
     assert '<span style="color:grey">age: under 18</span>' in page and "| sex: F |" in page
     assert "Grey: fewer than 30 patients." in page
-    assert "realised FNR by sex: F " in said.out and "(few)" in said.out
+    assert "realised FNR by sex: F " in said.out and f"under 18 {shown(few)}, few" in said.out
     assert "--by COLUMN gives one to each group" in page
+
+
+def shown(group: dict) -> str:
+    found = group["risks"]["fnr"]
+    return f"{found['value']:.3f} ({found['interval'][0]:.3f}-{found['interval'][1]:.3f})"
+
+
+def test_groups_of_a_column_that_is_shown_anyway_are_shown_as_they_were_asked_for(
+    people: Command,
+) -> None:
+    for by in ("age", "age:50"):
+        words = ("--by", by, "--alpha", 0.4, "--resplits", 0, "--overwrite", "--out", "o")
+        assert people("s.csv", *words).code == 0
+        level = strict_json(Path("o/report.json"))["levels"][0]
+        assert list(level["groups"]) == [by, "sex", "view"]
+        assert set(level["groups"][by]) <= set(level["threshold"])
+        summary = [row for row in rows_of(Path("o/summary.csv")) if row["group"]]
+        assert sum(row["fnr"] != "" for row in summary) == len(level["groups"][by])
+
+
+def test_a_band_in_which_nobody_calibrated_is_refused_when_it_is_applied(people: Command) -> None:
+    table = described_people()
+    old = np.array([float(age or 0) >= 40 for age in table.attributes["age"]])
+    write_scores(Path("old.csv"), table.take(old, [0, 1, 2, 3]))
+    assert people("old.csv", "--by", "age:18,40", "--alpha", 0.2, *FEW).code == 0
+    write_scores(Path("n.csv"), described_people(60, seed=5, first=1000))
+    said = people("n.csv", "--apply", "o/thresholds.json", "--out", "a")
+    assert said.code == 1 and not Path("a").exists()
+    assert "no threshold is known for age 18 to under 40, not given, under 18" in said.err
+
+
+def test_with_thresholds_by_class_no_promise_is_said_of_groups(people: Command) -> None:
+    assert people("s.csv", "--per-class", "--alpha", 0.2, *FEW).code == 0
+    page = Path("o/report.md").read_text(encoding="utf-8")
+    assert "The promise is for each class by itself, not for a group." in page
+    assert "for all together" not in page
 
 
 def in_group(value: str, column: str, name: str) -> bool:

@@ -57,7 +57,7 @@ def apply(args: argparse.Namespace) -> list[str]:
     if folder.resolve() == args.apply.resolve().parent:
         raise FileExistsError(f"{folder} holds the thresholds: --out names another folder")
     if not args.overwrite:
-        output_folder.refuse_other_application(folder, applied)
+        output_folder.refuse_another(folder, "application", applied.to_json())
     whole = read_scores(source, labels=False, exclude=stored.config.leaves_out)
     if split and whole.splits is None:
         raise ValueError(f"{source} has no split column: leave --from out")

@@ -169,7 +169,8 @@ def _report(outcome: Outcome) -> tuple[Report, dict[str, str | bytes]]:
     report = Report(
         title=f"{risk} control of {outcome.source.name} by {method}",
         classes=classes_text(table.classes),
-        rows=f"Calibrated on {sides[0]}, {evaluated}; the unit is the {config.unit}.",
+        rows=f"Calibrated on {sides[0]}{_starters_text(outcome)}, {evaluated}; the unit is the "
+        f"{config.unit}.",
         notes=[
             *table.notes,
             *declared(config),
@@ -187,6 +188,14 @@ def _report(outcome: Outcome) -> tuple[Report, dict[str, str | bytes]]:
         report, drawn = replace(report, plots=tuple(figures)), drawn | figures
     tables = {"resplits.csv": resplits.csv_text(cuts, config)} if any(cuts.values()) else {}
     return report, tables | drawn
+
+
+def _starters_text(outcome: Outcome) -> str:
+    """How many of those that calibrate count in no test."""
+    starters = outcome.side(outcome.roles == "start")
+    return (
+        f" ({rows_text(starters)} chose where the tests start)" if starters.image_names.size else ""
+    )
 
 
 def _start_note(outcome: Outcome) -> list[str]:

@@ -124,6 +124,13 @@ docs/risk-control.md explains what is promised, and what is not.""",
     )
     add_promise(parser)
     add_rows(parser, "test")
+    _add_output(parser)
+    # What a comparison does not have.
+    parser.set_defaults(frontier=False, npz=None, tune=None, per_class=False, by=None)
+    return parser
+
+
+def _add_output(parser: Parser) -> None:
     output = parser.add_argument_group("output")
     output.add_argument(
         "--out",
@@ -136,9 +143,6 @@ docs/risk-control.md explains what is promised, and what is not.""",
         action="store_true",
         help="write into a folder that holds anything else, and replace the file of --ensemble",
     )
-    # What a comparison does not have.
-    parser.set_defaults(frontier=False, npz=None, tune=None, per_class=False, by=None)
-    return parser
 
 
 if __name__ == "__main__":

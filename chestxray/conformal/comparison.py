@@ -75,11 +75,9 @@ def _compare(
     folder = args.out or output_folder.default_folder(args.csvs[0].with_name("compare"), config)
     compared = _compared(files, [file.name for file in chosen], alphas, config)
     if not args.overwrite:
-        output_folder.refuse_other_comparison(folder, compared)
+        output_folder.refuse_another(folder, "comparison", compared)
     rows = [Rows.from_scores(file.table, config.unit) for file in chosen]
-    rows[0].counting(
-        config.target_risk
-    )  # refuses what --no-positive error does; all have the same labels
+    rows[0].counting(config.target_risk)  # refuses what --no-positive error does, of any file
     calibrates = draw_calibration(rows[0], config)
     if calibrates.all():
         raise ValueError(f"all images are of one {rows[0].cut_by}: nobody is left to evaluate on")

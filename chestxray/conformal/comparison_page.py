@@ -8,11 +8,11 @@ import textwrap
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from chestxray.conformal.calibrate import Certificate
+from chestxray.conformal.certificate import Certificate
 from chestxray.conformal.differences import Aucs, Compared, SetsCompared
 from chestxray.conformal.metrics import RESAMPLES, Estimate
 from chestxray.conformal.options import Config
-from chestxray.conformal.report_page import head_lines
+from chestxray.conformal.report_page import head_lines, page_head
 from chestxray.conformal.risks import RISKS
 
 _COLUMN = 25  # characters, of "+0.003 (-0.010, +0.016)" and a gap
@@ -251,11 +251,12 @@ def _line(text: str, cells: list[str], width: int) -> str:
 
 
 def _markdown(comparison: Comparison) -> str:
-    page = [f"# {comparison.title}", "", comparison.classes, "", comparison.rows]
-    for note in comparison.notes:
-        page += ["", f"{note[0].upper()}{note[1:]}."]
-    for warning in comparison.warnings:
-        page += ["", f"**Warning.** {warning}."]
+    page = page_head(
+        comparison.title,
+        (comparison.classes, comparison.rows),
+        comparison.notes,
+        comparison.warnings,
+    )
     page += ["", comparison.config.target_risk.definition, "", "![Comparison](comparison.png)"]
     page += ["", "## AUC of the evaluation images"]
     page += _sections("AUC, 95 % interval", _auc_rows(comparison), comparison.names)

@@ -381,6 +381,7 @@ docs/risk-control.md explains what is promised, and what is not.""",
     )
     add_rows(parser, "test; val for --frontier; all for --apply")
     _add_output(parser)
+    _add_instead(parser)
     return parser
 
 
@@ -423,6 +424,12 @@ def add_promise(parser: Parser) -> Any:
         help="patient: for a new patient's images on average; image: for a new image, which "
         "takes images of one patient for independent (default: patient)",
     )
+    _add_tests(promise)
+    return promise
+
+
+def _add_tests(promise: Any) -> None:
+    """Add the flags of learn then test to their group."""
     promise.add_argument(
         "--fwer",
         choices=("fst", "holm"),
@@ -435,7 +442,6 @@ def add_promise(parser: Parser) -> Any:
         help="of ltt. wsr: by betting, sharper; hb: Hoeffding and Bentkus, as in the papers "
         "(default: wsr)",
     )
-    return promise
 
 
 def add_rows(parser: Parser, split: str) -> None:
@@ -520,6 +526,9 @@ def _add_output(parser: Parser) -> None:
         metavar="FILE",
         help="write the rows as arrays: sgmd, labels, images, patients, classes, split",
     )
+
+
+def _add_instead(parser: Parser) -> None:
     other = parser.add_argument_group("instead of a calibration")
     other.add_argument(
         "--frontier", action="store_true", help="print what each level costs, and calibrate nothing"

@@ -8,9 +8,7 @@ from typing import Any, NoReturn
 
 from chestxray.conformal import thresholds
 from chestxray.conformal.options import FORMATS, FRESH, Config
-from chestxray.conformal.report import Application
 from chestxray.conformal.report_page import TITLES
-from chestxray.conformal.selection_report import Selection
 from chestxray.runtime.files import whole_file
 from chestxray.runtime.signals import delay_ctrl_c
 from chestxray.runtime.text import join_limited
@@ -20,6 +18,12 @@ FILES = (
     *("report.json", "report.md"),
 )
 COMPARISON = tuple(f"comparison.{ending}" for ending in ("json", "md", "csv", "png"))
+# What is no calibration, with the report that tells it and the key of its options there.
+OTHERS = {
+    "application": ("report.json", "applied"),
+    "selection": ("report.json", "selection"),
+    "comparison": (COMPARISON[0], "compared"),
+}
 _PLOT = re.compile(rf"({'|'.join(TITLES)})(_[^/\\]+)?\.({'|'.join(FORMATS)})")
 
 
@@ -79,47 +83,24 @@ def refuse_other_calibration(
         _refuse(folder, f"another calibration: {join_limited(differing)}")
 
 
-def refuse_other_application(folder: Path, applied: Application) -> None:
-    """Refuse a folder that holds anything but this very application of thresholds.
-
-    Raises:
-        FileExistsError: it does; says what differs.
-    """
-    if _holds_anything(folder):
-        there = _report_in(folder).get("applied")
-        if not isinstance(there, dict):
-            _refuse(folder, f"{_names(folder)}, and no applied thresholds")
-        _refuse_differing(folder, "application", there, applied.to_json())
-
-
-def refuse_other_selection(folder: Path, selection: Selection) -> None:
-    """Refuse a folder that holds anything but this very selection.
-
-    Raises:
-        FileExistsError: it does; says what differs.
-    """
-    if _holds_anything(folder):
-        there = _report_in(folder).get("selection")
-        if not isinstance(there, dict):
-            _refuse(folder, f"{_names(folder)}, and no selection")
-        _refuse_differing(folder, "selection", there, selection.to_json())
-
-
-def refuse_other_comparison(folder: Path, compared: dict[str, Any]) -> None:
-    """Refuse a folder that holds anything but this very comparison of scores files.
+def refuse_another(folder: Path, kind: str, here: dict[str, Any]) -> None:
+    """Refuse a folder that holds anything but this very application, selection or comparison.
 
     Args:
         folder: where to write.
-        compared: the files and all options, by the names of their flags.
+        kind: of OTHERS.
+        here: the files and all options, by name.
 
     Raises:
         FileExistsError: it does; says what differs.
     """
-    if _holds_anything(folder):
-        there = _json_in(folder, COMPARISON[0]).get("compared")
-        if not isinstance(there, dict):
-            _refuse(folder, f"{_names(folder)}, and no comparison of this version")
-        _refuse_differing(folder, "comparison", there, compared)
+    if not _holds_anything(folder):
+        return
+    report, key = OTHERS[kind]
+    there = _json_in(folder, report).get(key)
+    if not isinstance(there, dict):
+        _refuse(folder, f"{_names(folder)}, and no {kind} of this version")
+    _refuse_differing(folder, kind, there, here)
 
 
 def save(folder: Path, contents: dict[str, str | bytes], *sources: Path) -> None:

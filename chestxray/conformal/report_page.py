@@ -38,6 +38,18 @@ def head_lines(classes: str, notes: Iterable[str]) -> list[str]:
     return [part for line in (classes, *notes) for part in _wrapped(line)]
 
 
+def page_head(
+    title: str, facts: Iterable[str], notes: Iterable[str], warnings: Iterable[str]
+) -> list[str]:
+    """The first lines of every page: what was done to what, and what else must be known."""
+    page = [f"# {title}"]
+    said = [f"{note[0].upper()}{note[1:]}." for note in notes]
+    said += [f"**Warning.** {warning}." for warning in warnings]
+    for paragraph in (*facts, *said):
+        page += ["", paragraph]
+    return page
+
+
 def _wrapped(line: str) -> list[str]:
     """A line of the answer as lines of the terminal."""
     width = shutil.get_terminal_size((100, 24)).columns
@@ -172,11 +184,7 @@ def _cuts(found: RiskSummary) -> str:
 
 def markdown(report: Report) -> str:
     """The report as a page for people."""
-    page = [f"# {report.title}", "", report.classes, "", report.rows]
-    for note in report.notes:
-        page += ["", f"{note[0].upper()}{note[1:]}."]
-    for warning in report.warnings:
-        page += ["", f"**Warning.** {warning}."]
+    page = page_head(report.title, (report.classes, report.rows), report.notes, report.warnings)
     page += ["", definition(report.config), *_shown(report.plots)]
     for entry in report.entries:
         page += ["", f"## alpha = {entry.certificate.alpha}", "", *_section(entry, report)]

@@ -82,7 +82,7 @@ def select_new(args: argparse.Namespace) -> list[str]:
     selection = _asked(args, config)
     folder = args.out or _default_folder(args.on, config)
     if not args.overwrite:
-        output_folder.refuse_other_selection(folder, selection)
+        output_folder.refuse_another(folder, "selection", selection.to_json())
     _refuse_shared(cal, new)
     against = _against(whole, cal, new, config)
     ranks = ranks_among_negatives(cal.drawn.targets, cal.drawn.scores, new.drawn.scores)

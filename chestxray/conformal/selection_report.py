@@ -4,7 +4,7 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from chestxray.conformal.report_page import head_lines
+from chestxray.conformal.report_page import head_lines, page_head
 from chestxray.conformal.selection import fewest_selected
 
 _NOT_PROMISED = (
@@ -181,11 +181,9 @@ def lines(report: SelectionReport) -> list[str]:
 
 def markdown(report: SelectionReport) -> str:
     """The report as a page for people."""
-    page = [f"# {report.title}", "", report.classes_text, "", report.rows]
-    for note in report.notes:
-        page += ["", f"{note[0].upper()}{note[1:]}."]
-    for warning in report.warnings:
-        page += ["", f"**Warning.** {warning}."]
+    page = page_head(
+        report.title, (report.classes_text, report.rows), report.notes, report.warnings
+    )
     page += ["", report.promise, "", f"{_NOT_PROMISED}.", ""]
     head, *rows = (f"| {' | '.join(cells)} |" for cells in _table(report))
     page += [head, "|---" * len(_table(report)[0]) + "|", *rows]

@@ -4,6 +4,7 @@ import csv
 import io
 import re
 from dataclasses import dataclass
+from decimal import Decimal
 
 from chestxray.conformal.certificate import BOUNDS
 from chestxray.conformal.metrics import Estimate
@@ -139,19 +140,29 @@ def _names(config: Config) -> list[str]:
 def _caption(report: Report) -> str:
     """What was done to what, on whom, and what the numbers are."""
     config, weighting = report.config, _weighting(report)
-    said = [f"{report.title}."]
-    if config.method != "crc":
-        said.append(f"The promise fails with probability at most {config.delta:g}.")
-    said.append(report.rows)
-    said.append(f"n: {config.unit}s that calibrated; bound: {BOUNDS[config.method]}.")
+    promise = _promise(config)
+    if not report.promise_holds:
+        promise = "The promise does not hold for these rows."
+    said = [f"{report.title}.", promise, report.rows]
+    said.append(f"n: {config.unit}s that count; bound: {BOUNDS[config.method]}.")
     if any(entry.realised for entry in report.entries):
         said.append(
             f"Realised risks, shares of empty sets and set sizes are means by {weighting}; in "
             f"brackets 95 % intervals of a bootstrap over {report.cut_by}s."
         )
-    if not report.promise_holds:
-        said.append("The promise does not hold for these rows.")
     return escaped(" ".join(said))
+
+
+def _promise(config: Config) -> str:
+    """For what the promise holds, and how."""
+    alone = "Both risks at once" if config.joint else "Each level alone"
+    alone += f", each {config.part} by itself" if config.in_parts else ""
+    if config.method == "crc":
+        return (
+            f"{alone}, the promise holds in expectation over calibrations and new {config.unit}s."
+        )
+    chance = Decimal(1) - Decimal(repr(config.delta))
+    return f"{alone}, the promise holds with probability at least {chance:f}."
 
 
 def _tex_rows(row: Row, names: list[str], config: Config) -> list[str]:

@@ -164,7 +164,18 @@ def test_the_frontier_has_a_column_for_a_further_risk(command: Command) -> None:
     table = said.out[said.out.index("WMR by crc on ") :]
     lines = [line.split() for line in table.splitlines()]
     assert said.code == 0
-    assert lines[1] == ["alpha", "threshold", "size", "FNR", "FDR", "mFDR", "WMR", "FPS", "FDR|non-empty", "empty"]
+    assert lines[1] == [
+        "alpha",
+        "threshold",
+        "size",
+        "FNR",
+        "FDR",
+        "mFDR",
+        "WMR",
+        "FPS",
+        "FDR|non-empty",
+        "empty",
+    ]
     certified = [row for row in lines[2:] if len(row) == len(lines[1])]
     assert len(certified) > 5
     assert all(float(row[lines[1].index("WMR")]) <= float(row[0]) for row in certified)

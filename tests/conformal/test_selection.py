@@ -592,7 +592,10 @@ def test_a_folder_with_anything_else_needs_overwrite(name: str, select: Command)
     Path("o").mkdir()
     Path("o", name).write_text('{"selection": 3}')
     said = select(*SELECT, "--out", "o")
-    assert said.code == 1 and f"o holds {name}, and no selection; --out names another" in said.err
+    assert (
+        said.code == 1
+        and f"o holds {name}, and no selection of this version; --out names another" in said.err
+    )
     assert select(*SELECT, "--out", "o", "--overwrite").code == 0
     assert {path.name for path in Path("o").iterdir()} == FILES | {name}
 
@@ -605,7 +608,9 @@ def test_a_selection_and_a_calibration_replace_each_other_only_when_asked(
     assert select(*calibration).code == 0
     before = everything()
     said = select(*selection)
-    assert said.code == 1 and "and no selection" in said.err and everything() == before
+    assert (
+        said.code == 1 and "and no selection of this version" in said.err and everything() == before
+    )
     assert select(*selection, "--overwrite").code == 0
     assert {path.name for path in Path("o").iterdir()} == FILES
     said = select(*calibration)

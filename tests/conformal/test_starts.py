@@ -34,6 +34,10 @@ def test_a_fifth_of_the_patients_starts_the_tests_and_counts_in_none(many: Comma
     assert level["start"]["threshold"] >= level["threshold"]
     assert level["bound"] <= held["choices"]["delta"]
     assert "chosen on 60 patients, a fifth of those that calibrate" in said.out
+    assert "of 60 patients chose where the tests start), evaluated on" in said.out
+    assert "patients chose where the tests start" in Path("o/summary.tex").read_text(
+        encoding="utf-8"
+    )
     assert "is at most 0.55 times the expected share of sets that are not empty" in said.out
     found = strict_json(Path("o/report.json"))["levels"][0]["realised"]["patient"]
     assert found["fdr"]["value"] < found["fdr_nonempty"]["value"]  # an empty set counts as 0 there

@@ -9,6 +9,7 @@ import numpy as np
 
 from chestxray.conformal import artifacts, output_folder, thresholds
 from chestxray.conformal.groups import Column, Groups
+from chestxray.conformal.overlap import shown_patients
 from chestxray.conformal.report import (
     Application,
     Report,
@@ -205,7 +206,7 @@ def _shared_patients(stored: StoredThresholds, table: Scores) -> list[str]:
     if stored.patients is None or table.patient_keys is None:
         return []
     both = {patient_key(name) for name in stored.patients} & set(table.patient_keys)
-    return thresholds.shown_patients(table, sorted(both))
+    return shown_patients(table, sorted(both))
 
 
 def _unchecked(stored: StoredThresholds, table: Scores) -> list[str]:

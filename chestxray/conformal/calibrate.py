@@ -12,7 +12,7 @@ from chestxray.conformal.betting import betting_order, wsr_bound
 from chestxray.conformal.certificate import Certificate, Counted, Part, Start, place_of
 from chestxray.conformal.control import corrected_risk, largest_controlled, rcps_threshold
 from chestxray.conformal.losses import GRID, LossCurves, LossTable
-from chestxray.conformal.ltt import Question, certified_place, p_values
+from chestxray.conformal.ltt import Hypotheses, certified_place, chosen_start, p_values
 from chestxray.conformal.options import Config
 from chestxray.conformal.risks import Risk
 from chestxray.conformal.rows import Rows
@@ -153,35 +153,34 @@ class Calibration:
         return replace(blank, threshold=found, bound=min(bound, alpha))
 
     def _ltt(self, blank: Certificate) -> Certificate:
-        questions = self.questions(blank.alpha)
+        hypotheses = self.hypotheses(blank.alpha)
         start = None
         if self.config.needs_start:
             start = self._start(blank.alpha)
             rows = self._start_rows
             blank = replace(blank, start=Start(float(GRID[start]), rows.n_units, len(rows.units)))
-        place = certified_place(questions, self.config, start)
+        place = certified_place(hypotheses, self.config, start)
         if place is None:
             which = "whose sets are not all empty " if self.config.joint else ""
             return replace(blank, reason=f"no threshold {which}is certified")
-        if place > max(question.shown for question in questions):
+        if place > max(own.shown for own in hypotheses):
             # With empty sets at the strict end, a larger alpha certifies sets that are not empty.
             reason = "no calibration set is non-empty where it is certified"
-            return replace(blank, reason=reason, trivially_met=not questions[0].risk.strict_last)
-        bound = float(p_values(questions, slice(place, place + 1), self.config)[0])
+            return replace(blank, reason=reason, trivially_met=not hypotheses[0].risk.strict_last)
+        bound = float(p_values(hypotheses, slice(place, place + 1), self.config)[0])
         return replace(blank, threshold=float(GRID[place]), bound=bound)
 
-    def questions(self, alpha: str) -> list[Question]:
-        """The questions that LTT answers at a level, one for each risk."""
+    def hypotheses(self, alpha: str) -> list[Hypotheses]:
+        """What LTT tests at a level, for each risk."""
         levels = map(float, alpha.split())
         return [
-            Question(risk, level, table, order)
+            Hypotheses(risk, level, table, order)
             for level, (risk, table, order) in zip(levels, self.tables, strict=True)
         ]
 
     def _start(self, alpha: str) -> int:
         units = np.arange(len(self._start_table.losses))
-        risk = self.config.target_risk
-        return Question(risk, float(alpha), self._start_table, units).start(units)
+        return chosen_start(self._start_table, units, float(alpha))
 
     def _in_parts(self, alpha: str) -> Certificate:
         """CRC within each class, over its positives, or within each group."""

@@ -14,11 +14,11 @@ from chestxray.conformal.certificate import Certificate
 from chestxray.conformal.frontier import frontier, joint_frontier
 from chestxray.conformal.groups import Column
 from chestxray.conformal.options import FRESH, Config, config_of, levels_of
+from chestxray.conformal.overlap import shared_rows
 from chestxray.conformal.report import classes_text, left_out_note, rows_text
 from chestxray.conformal.report_page import head_lines
 from chestxray.conformal.resplits import cut_patients
 from chestxray.conformal.rows import Rows
-from chestxray.conformal.thresholds import shown_patients
 from chestxray.runtime.files import file_digest
 from chestxray.runtime.text import join_limited, plural
 from chestxray.scores import Scores, read_scores
@@ -111,11 +111,7 @@ def read_tune(path: Path, table: Scores, config: Config) -> Scores:
 
 def refuse_shared(name: str, other: Scores, table: Scores) -> None:
     """Refuse another file's rows whose patients, or images, are among those of `table` too."""
-    images = sorted(set(other.image_names) & set(table.image_names))
-    patients: list[str] = []
-    if other.patient_keys is not None and table.patient_keys is not None:
-        both = set(other.patient_keys) & set(table.patient_keys)
-        patients = shown_patients(other, sorted(both))
+    patients, images = shared_rows(table, other)
     if patients or images:
         raise ValueError(
             f"{name} holds {plural(len(patients), 'patient')} and {plural(len(images), 'image')} "

@@ -211,6 +211,11 @@ class LossTable:
             return losses
         return losses + alpha * (1 - self.weights[units, places])
 
+    def last_shown(self, units: np.ndarray) -> int:
+        """The last place where any set of the (n,) units is not empty, -1 without one."""
+        assert self.shown is not None
+        return int(self.shown[units].max())
+
     @property
     def least(self) -> Fraction:
         return Fraction(float(self.losses[:, 0].sum()))

@@ -19,13 +19,13 @@ _WHOLE = slice(0, len(GRID))
 
 
 @dataclass(frozen=True)
-class Question:
-    """Is the risk at a threshold above alpha? For every threshold of the grid.
+class Hypotheses:
+    """The null hypotheses "the risk at a threshold is above alpha", one for each of the grid.
 
     Attributes:
-        risk, alpha: in question.
+        risk, alpha: what they are about.
         table: losses of G units.
-        order: (n,) numbers of the units that answer, in the order in which they are bet on.
+        order: (n,) numbers of the units that test them, in the order in which they are bet on.
     """
 
     risk: Risk
@@ -35,40 +35,39 @@ class Question:
 
     @property
     def shown(self) -> int:
-        """The last place where any of their sets is not empty, -1 without one."""
-        assert self.table.shown is not None
-        return int(self.table.shown[self.order].max())
+        """The last place where any set of the units is not empty, -1 without one."""
+        return self.table.last_shown(self.order)
 
     def p_values(self, places: slice, config: Config, enough: float = 0.0) -> np.ndarray:
-        """(P,) p-values of "yes"; what is at most `enough` may be larger, up to it."""
+        """(P,) p-values; what is at most `enough` may be larger, up to it."""
         losses = self.table.at(self.alpha, self.order, places)
         if config.pvalue == "hb":
             return hoeffding_bentkus_p_values(losses.mean(axis=0), len(losses), self.alpha)
         bets = self.risk.bets(self.alpha)
         return betting_p_values(losses, self.alpha, config.delta, bets, enough)
 
-    def start(self, units: np.ndarray) -> int:
-        """Where a sequence of tests starts, chosen by (m,) units that answer nothing."""
-        losses = self.table.at(self.alpha, units, _WHOLE)
-        shown = int(self.table.shown[units].max()) if self.table.shown is not None else -1
-        return best_start(losses[:, : shown + 1], self.alpha)
+
+def chosen_start(table: LossTable, units: np.ndarray, alpha: float) -> int:
+    """Where a sequence of tests starts, chosen by (m,) units of a table that test nothing."""
+    losses = table.at(alpha, units, slice(0, table.last_shown(units) + 1))
+    return best_start(losses, alpha)
 
 
 def p_values(
-    questions: list[Question], places: slice, config: Config, enough: float = 0.0
+    hypotheses: list[Hypotheses], places: slice, config: Config, enough: float = 0.0
 ) -> np.ndarray:
     """(P,) p-values of "some risk is above its alpha"."""
-    found = [question.p_values(places, config, enough) for question in questions]
+    found = [own.p_values(places, config, enough) for own in hypotheses]
     return np.max(found, axis=0)
 
 
 def certified_place(
-    questions: list[Question], config: Config, start: int | None = None
+    hypotheses: list[Hypotheses], config: Config, start: int | None = None
 ) -> int | None:
     """The place in the grid to be taken, of those certified with probability 1 - delta.
 
     Args:
-        questions: one for each risk.
+        hypotheses: one for each risk.
         config: p-values, delta, and how the tests are corrected for their number.
         start: of a fixed sequence; its strict end where None.
 
@@ -76,21 +75,21 @@ def certified_place(
         The least strict place. Of several risks only places count where some set is not empty, and
         if one of them wants large sets, the place is that of the smallest. None without any.
     """
-    strict_last = all(question.risk.strict_last for question in questions)
+    strict_last = all(own.risk.strict_last for own in hypotheses)
     if config.fwer == "holm":
         enough = config.delta / len(GRID)  # rejected first, whatever their order
-        places = np.flatnonzero(holm(p_values(questions, _WHOLE, config, enough), config.delta))
+        places = np.flatnonzero(holm(p_values(hypotheses, _WHOLE, config, enough), config.delta))
     else:
         # Where all sets are empty the tests are the same: the laxest of them stands for all.
-        first = min(questions[0].shown + 1, len(GRID) - 1) if start is None else start
+        first = min(hypotheses[0].shown + 1, len(GRID) - 1) if start is None else start
         sequence = range(first, -1, -1) if strict_last else range(len(GRID))
 
         def passes(block: slice) -> np.ndarray:
-            return p_values(questions, block, config, config.delta) <= config.delta
+            return p_values(hypotheses, block, config, config.delta) <= config.delta
 
         places = np.sort(np.array(fixed_sequence(passes, sequence), dtype=np.intp))
     if config.joint:
-        places = places[places <= max(question.shown for question in questions)]
+        places = places[places <= max(own.shown for own in hypotheses)]
     if not len(places):
         return None
     return int(places[0] if strict_last else places[-1])

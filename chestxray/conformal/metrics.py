@@ -31,7 +31,7 @@ class SetMetrics:
     """Realised risks and sizes under one weighting.
 
     Attributes:
-        risks: the mean loss by the name of each of RISKS.
+        risks: by the name of each of RISKS, where an empty set counts.
         fdr_nonempty: false discovery rate of the sets that are not empty.
         empty, full: share of empty sets and of sets of every class.
         size: mean number of classes in a set.
@@ -92,7 +92,7 @@ class ClassMetrics:
 
 @dataclass(frozen=True)
 class GroupMetrics:
-    """Realised risks of one group: images and patients that count, and the risks by name."""
+    """Realised risks of one group: images and patients that count, and the risks by metric."""
 
     images: int
     patients: int

@@ -15,7 +15,7 @@ from chestxray.conformal.betting import betting_order
 from chestxray.conformal.calibrate import loss_curves, loss_table
 from chestxray.conformal.control import largest_controlled, rcps_threshold
 from chestxray.conformal.losses import GRID, LossCurves, LossTable
-from chestxray.conformal.ltt import Question, certified_place
+from chestxray.conformal.ltt import Hypotheses, certified_place, chosen_start
 from chestxray.conformal.options import Config
 from chestxray.conformal.risks import Risk
 from chestxray.conformal.rows import Rows, chosen_to_start
@@ -154,19 +154,19 @@ class _LttCuts:
     def _threshold(self, cut: int) -> float:
         side = self.sides[0]
         starters = self._starters(side.cuts[cut])
-        questions = [
-            Question(own.risk, alpha, own.table, own.ordered(own.cuts[cut] & ~starters))
+        hypotheses = [
+            Hypotheses(own.risk, alpha, own.table, own.ordered(own.cuts[cut] & ~starters))
             for own, alpha in zip(self.sides, map(float, self.alpha.split()), strict=True)
         ]
-        if any(not len(question.order) for question in questions):
+        if any(not len(one.order) for one in hypotheses):
             return -np.inf
         start = None
         if self.config.needs_start:
             start = self._start_elsewhere
             if start is None:
-                start = questions[0].start(np.flatnonzero(starters))
-        place = certified_place(questions, self.config, start)
-        if place is None or place > max(question.shown for question in questions):
+                start = chosen_start(side.table, np.flatnonzero(starters), float(self.alpha))
+        place = certified_place(hypotheses, self.config, start)
+        if place is None or place > max(one.shown for one in hypotheses):
             return -np.inf
         return float(GRID[place])
 
@@ -187,8 +187,7 @@ class _LttCuts:
             return None
         risk = self.sides[0].risk
         table = loss_table(self.tune.counting(risk), risk)
-        units = np.arange(len(table.losses))
-        return Question(risk, float(self.alpha), table, units).start(units)
+        return chosen_start(table, np.arange(len(table.losses)), float(self.alpha))
 
 
 def _rcps_thresholds(side: _Side, alpha: str, config: Config) -> np.ndarray:

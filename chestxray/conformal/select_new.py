@@ -16,6 +16,7 @@ from chestxray.conformal import output_folder, selection_report
 from chestxray.conformal.artifacts import declared, not_fresh
 from chestxray.conformal.command import chosen_rows
 from chestxray.conformal.options import FRESH, Config, config_of
+from chestxray.conformal.overlap import shared_rows
 from chestxray.conformal.report import classes_text
 from chestxray.conformal.selection import (
     benjamini_hochberg,
@@ -26,7 +27,6 @@ from chestxray.conformal.selection import (
 )
 from chestxray.conformal.selection_report import Selection, SelectionReport, false_share, measure
 from chestxray.conformal.shift import describe_shift, patient_counts
-from chestxray.conformal.thresholds import shown_patients
 from chestxray.labels import is_no_finding
 from chestxray.runtime.files import file_digest
 from chestxray.runtime.text import join_limited, plural
@@ -143,23 +143,14 @@ def _same_classes(source: Path, config: Config, cal: Side) -> Scores:
 
 def _refuse_shared(cal: Side, new: Side) -> None:
     """Refuse a batch that has patients or images of the calibration."""
-    for noun, found in _shared(cal, new).items():
+    patients, images = shared_rows(cal.table, new.table)
+    for noun, found in (("patient", patients), ("image", images)):
         if found:
             raise ValueError(
                 f"{plural(len(found), noun)} on both sides ({join_limited(found, _SHOWN)}), in "
                 f"{cal.path} and in {new.path}: leave them out of one, since who calibrates "
                 "cannot be selected"
             )
-
-
-def _shared(first: Side, second: Side) -> dict[str, list[str]]:
-    """The patients of both, as the second spells them, and the images of both."""
-    both: set[str] = set()
-    if first.keys is not None and second.keys is not None:
-        both = {*first.keys} & {*second.keys}
-    patients = sorted(shown_patients(second.table, both)) if both else []
-    images = sorted({*first.table.image_names} & {*second.table.image_names})
-    return {"patient": patients, "image": images}
 
 
 def _against(whole: Scores, cal: Side, new: Side, config: Config) -> list[str]:
@@ -187,8 +178,7 @@ def _of_other_splits(whole: Scores, cal: Side, new: Side, config: Config) -> lis
     if whole.splits is None:
         return []
     seen = ~np.isin(whole.splits.astype(str), [FRESH, str(config.split)])
-    shared = _shared(Side(cal.path, whole.take(seen, [])), new)
-    patients, images = shared["patient"], shared["image"]
+    patients, images = shared_rows(whole.take(seen, []), new.table)
     if not (patients or images):
         return []
     return [

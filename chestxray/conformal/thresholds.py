@@ -2,7 +2,6 @@
 
 import json
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -14,6 +13,7 @@ import chestxray
 from chestxray.conformal.certificate import Certificate, Counted, Part, Start
 from chestxray.conformal.groups import Column
 from chestxray.conformal.options import Config
+from chestxray.conformal.overlap import shown_patients
 from chestxray.conformal.risks import RISKS
 from chestxray.conformal.shift import patient_counts
 from chestxray.runtime.files import file_digest
@@ -104,13 +104,6 @@ def _numbers(certificate: Certificate) -> float | list[float]:
     """The level; of several risks a list of theirs."""
     first, *others = certificate.alphas
     return [first, *others] if others else first
-
-
-def shown_patients(table: Scores, keys: Iterable[str]) -> list[str]:
-    """Patients, named by their keys, as the file spells them."""
-    assert table.patients is not None and table.patient_keys is not None
-    spelling = dict(zip(table.patient_keys, table.patients, strict=True))
-    return [spelling[key] for key in keys]
 
 
 def read(path: Path) -> StoredThresholds:

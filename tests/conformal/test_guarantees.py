@@ -23,7 +23,7 @@ from chestxray.conformal.betting import PLAIN
 from chestxray.conformal.calibrate import calibrate, loss_table
 from chestxray.conformal.groups import Groups
 from chestxray.conformal.losses import LossTable
-from chestxray.conformal.ltt import Question, certified_place
+from chestxray.conformal.ltt import Hypotheses, certified_place, chosen_start
 from chestxray.conformal.options import Config
 from chestxray.conformal.risks import MarginalFalseDiscoveryRate, Risk
 from chestxray.conformal.rows import Rows
@@ -278,13 +278,13 @@ def certified_risks(promise: Promise) -> np.ndarray:
             chooses = rng.integers(len(families().targets), size=CHOOSING)
         elif config.needs_start:
             order = order[len(chooses) :]
-        questions = [
-            Question(risk, alpha, tables(risk)[0], order)
+        hypotheses = [
+            Hypotheses(risk, alpha, tables(risk)[0], order)
             for risk, alpha in zip(config.target_risks, levels, strict=True)
         ]
         if config.needs_start:
-            start = questions[0].start(chooses)
-        place = certified_place(questions, config, start)
+            start = chosen_start(hypotheses[0].table, chooses, hypotheses[0].alpha)
+        place = certified_place(hypotheses, config, start)
         if place is not None:
             found[draw] = [tables(risk)[1][place] for risk in config.target_risks]
     return found

@@ -337,13 +337,17 @@ def decoded(folder: Path) -> Counter[str]:
 @slow
 @pytest.mark.parametrize(
     ("fault", "message", "count"),
-    [("fail", "made up by a test", 2), ("die", "another process of the job has died", 3)],
+    [
+        ("fail", "made up by a test", 2),
+        # Where torchrun is quicker than they, it stops those who wait before they notice.
+        ("die", "another process of the job has died|process 1: stopped by SIGTERM", 3),
+    ],
 )
 def test_a_fault_of_the_one_that_decodes_ends_those_who_wait(
     fault: str, message: str, count: int, drawn: Path, tmp_path: Path
 ) -> None:
     done = ran(count, tmp_path, "main", "--data_path", drawn, *RUN, DECODE=fault)
-    assert done.returncode == 1 and done.stderr.count(message) == 1, done.stderr
+    assert done.returncode == 1 and len(re.findall(message, done.stderr)) == 1, done.stderr
     assert decoded(tmp_path).total() == 1  # nobody else has begun
 
 

@@ -11,7 +11,8 @@ from helpers import ROOT
 
 from chestxray.phantom import draw_dataset
 
-pytestmark = pytest.mark.slow
+# A benchmark starts up to seven processes, one after the other; a busy core takes five minutes.
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 MACHINE = {"cpu", "cores", "torch", "date"}
 
 

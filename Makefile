@@ -17,7 +17,7 @@ DEMO_FLAGS ?=
 
 .venv: .venv/.installed
 
-.venv/.installed: requirements.txt requirements-dev.txt
+.venv/.installed: requirements.txt requirements-dicom.txt requirements-dev.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 11) <= v < (3, 13) else \
 	  "Python %d.%d is not 3.11 or 3.12; name one: make PYTHON=python3.12 ..." % v)'
 	$(PYTHON) -m venv .venv

@@ -120,8 +120,7 @@ def test(options: Options, job: "Job") -> int:
     if job.writes:
         table = scores_table(images, logits, sigmoids)
         metrics = compute_metrics(table, options.ci, options.seed)
-        beside = scores.write_metrics(path, origin, metrics.to_plain())
-        scores.write_scores(path, table)
+        beside = scores.write_with_metrics(path, table, origin, metrics.to_plain())
         say("", metrics_table(metrics), "", f"wrote {path}", f"wrote {beside}")
     return 0
 

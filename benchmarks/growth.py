@@ -81,7 +81,7 @@ def fake_cached_images(folder: Path) -> int:
     for source in (table, lists / TEST_LIST, lists / TRAIN_VAL_LIST):
         shutil.copy(source, data)
     pixels = cache_file(cache, 224, data)
-    stats = {path.name: path.stat() for path in data.rglob("*.png")}
+    stats = {path.relative_to(data): path.stat() for path in data.rglob("*.png")}
     keys = "".join(f"{name}\t{s.st_size}\t{s.st_mtime_ns}\n" for name, s in stats.items())
     pixels.with_suffix(".index").write_text(keys, encoding="utf-8")
     pixels.touch()

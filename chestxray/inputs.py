@@ -9,7 +9,7 @@ from torch import nn
 
 from chestxray.checkpoints.checkpoint import Checkpoint
 from chestxray.checkpoints.lookup import Opened, open_to_resume, open_to_test, read_split
-from chestxray.data.cache import describe_shallow, load_images
+from chestxray.data.cache import describe_notes, load_images
 from chestxray.data.entries import Entries, read_entries
 from chestxray.data.splits import assign_splits, count_seen
 from chestxray.data.summary import describe_change, summary
@@ -128,7 +128,7 @@ def read_images(options: Options, rows: pd.DataFrame, job: Job) -> Workset:
             check=job.stop.check,
             bits=options.bits,
         )
-    say(describe_shallow(images.shallow))
+    say(*describe_notes(images.notes))
     workset, notes = keep_readable(rows, images, options.skip_bad_images)
     say(*notes)
     return workset
@@ -157,6 +157,7 @@ def scores_origin(options: Options, opened: Opened, path: Path) -> ScoresOrigin:
     origin = ScoresOrigin(
         scores=path.name,
         checkpoint=opened.path.name,
+        checkpoint_sha256=opened.digest(),
         split=options.split,
         run_id=opened.run_id,
         stage=stored.stage if stored else None,

@@ -78,7 +78,7 @@ class Options:
     @property
     def decoders(self) -> int:
         """Image-decoding processes."""
-        return min(4, os.cpu_count() or 1) if self.workers is None else self.workers
+        return decoding_processes(self.workers)
 
     @property
     def finishes_only(self) -> bool:
@@ -185,6 +185,11 @@ def parse_options(argv: list[str]) -> Options:
     return options
 
 
+def decoding_processes(workers: int | None) -> int:
+    """The number that --workers stands for."""
+    return min(4, os.cpu_count() or 1) if workers is None else workers
+
+
 def refuse_usage(message: str) -> NoReturn:
     """End the command as wrong usage does, where only a checkpoint shows that it is wrong."""
     build_parser().error(message)
@@ -277,20 +282,7 @@ evaluation and machine excepted. Every long flag may be written with dashes or u
         default=224,
         help="side of the image that the network sees, in pixels (default: 224)",
     )
-    data.add_argument(
-        "--bits",
-        metavar="N",
-        type=number(int, 8, 16, "a number of bits, 8 to 16"),
-        default=16,
-        help="bits that the values of 16-bit images have, 12 from many machines: 2^N - 1 is white "
-        "(default: 16)",
-    )
-    data.add_argument(
-        "--skip-bad-images",
-        action=argparse.BooleanOptionalAction,
-        default=False,
-        help="leave out images that cannot be read, and list them (default: they stop the run)",
-    )
+    add_reading_flags(data)
     model = parser.add_argument_group("model")
     model.add_argument(
         "--weights",
@@ -308,15 +300,7 @@ evaluation and machine excepted. Every long flag may be written with dashes or u
         help="what trains: 1 layer2+layer3+layer4+fc, 2 layer3+layer4+fc, 3 layer4+fc, 4 fc "
         "(default: 1)",
     )
-    training.add_argument(
-        "--bs",
-        "-b",
-        "--batch-size",
-        metavar="N",
-        type=at_least_1,
-        default=32,
-        help="images a step, per process (default: 32)",
-    )
+    add_batch_size(training)
     training.add_argument(
         "--lr",
         metavar="X",
@@ -390,6 +374,52 @@ evaluation and machine excepted. Every long flag may be written with dashes or u
         help="leave out patients whose ids trained or validated, also in a data folder that shares "
         "no image with the training's (default: there they are other people)",
     )
+    machine = add_machine_flags(parser)
+    machine.add_argument(
+        "--output-dir",
+        metavar="DIR",
+        default="checkpoints",
+        help="all output (default: checkpoints)",
+    )
+    machine.add_argument(
+        "--overwrite", action="store_true", help="a new run may replace another run's files"
+    )
+    return parser
+
+
+def add_reading_flags(group: argparse._ActionsContainer) -> None:
+    """Add the flags that say how image files are read."""
+    group.add_argument(
+        "--bits",
+        metavar="N",
+        type=number(int, 8, 16, "a number of bits, 8 to 16"),
+        default=16,
+        help="bits that the values of 16-bit images have, 12 from many machines: 2^N - 1 is white "
+        "(default: 16)",
+    )
+    group.add_argument(
+        "--skip-bad-images",
+        action=argparse.BooleanOptionalAction,
+        default=False,
+        help="leave out images that cannot be read, and list them (default: they stop the run)",
+    )
+
+
+def add_batch_size(group: argparse._ActionsContainer) -> None:
+    """Add --bs."""
+    group.add_argument(
+        "--bs",
+        "-b",
+        "--batch-size",
+        metavar="N",
+        type=number(int, 1, math.inf, "a whole number, at least 1"),
+        default=32,
+        help="images a step, per process (default: 32)",
+    )
+
+
+def add_machine_flags(parser: Parser) -> argparse._ArgumentGroup:
+    """Add the group of the flags that belong to a machine, which every command has."""
     machine = parser.add_argument_group("machine")
     machine.add_argument(
         "--workers",
@@ -411,19 +441,10 @@ evaluation and machine excepted. Every long flag may be written with dashes or u
         help="auto: cuda, else mps, else cpu; one that is not there is an error (default: auto)",
     )
     machine.add_argument(
-        "--output-dir",
-        metavar="DIR",
-        default="checkpoints",
-        help="all output (default: checkpoints)",
-    )
-    machine.add_argument(
-        "--overwrite", action="store_true", help="a new run may replace another run's files"
-    )
-    machine.add_argument(
         "--cache-dir", metavar="DIR", default=".cache", help="decoded images (default: .cache)"
     )
     machine.add_argument(
         "--no-cache", action="store_true", help="keep decoded images in memory, not on the disk"
     )
     machine.add_argument("--debug", action="store_true", help="tracebacks")
-    return parser
+    return machine

@@ -8,6 +8,7 @@ columns of other names are kept as text. What is read is the number in the text,
 score written 0.18 meets a threshold of 0.18.
 """
 
+import hashlib
 import json
 import re
 import shlex
@@ -20,10 +21,11 @@ import pandas as pd
 
 from chestxray.csv_files import check_form, header_of, read_texts, unpacked
 from chestxray.patients import patient_key, read_patients, rounded_fault
-from chestxray.runtime.files import whole_file
+from chestxray.runtime.files import file_digest, whole_file
 from chestxray.runtime.text import is_harmless, is_missing, join_limited, plural
 
 ROW_BYTES = 640  # at most, for 15 classes
+PREDICTION = "predict.json"  # beside scores of images without labels, says where they come from
 _DECIMAL_COMMA = re.compile(r"\s*-?[0-9]+,[0-9]+\s*")
 _SIGNED_NUMBER = re.compile(r"[-+][0-9.]+(?:[eE][-+]?[0-9]+)?")
 _ROW_COLUMNS = ["image", "patient", "split"]  # whose texts no row may lack
@@ -103,7 +105,21 @@ class Scores:
 
 
 def write_scores(path: Path, table: Scores) -> None:
-    """Write the scores CSV; floats with nine digits, which float32 survives unchanged.
+    """Write the scores CSV.
+
+    Raises:
+        ValueError: an attribute that a spreadsheet would run.
+    """
+    text = scores_text(path, table)
+    with whole_file(path) as file:
+        file.write(text)
+
+
+def scores_text(path: Path, table: Scores) -> str:
+    """The content of the scores CSV; floats with nine digits, which float32 survives unchanged.
+
+    Args:
+        path: named in errors.
 
     Raises:
         ValueError: an attribute that a spreadsheet would run.
@@ -119,8 +135,13 @@ def write_scores(path: Path, table: Scores) -> None:
         if values is not None and values.shape[1]:  # no labels: (N, 0)
             columns |= {f"{prefix}{n}": values[:, k] for k, n in enumerate(table.classes)}
     frame = pd.DataFrame(columns).sort_values("image", kind="stable")
-    with whole_file(path) as file:
-        frame.to_csv(file, index=False, float_format="%.9g", lineterminator="\n")
+    return str(frame.to_csv(index=False, float_format="%.9g", lineterminator="\n"))
+
+
+def as_read(values: np.ndarray) -> np.ndarray:
+    """Logits or scores as the reader of their CSV has them: the float64 of nine digits."""
+    texts = [f"{value:.9g}" for value in values.ravel()]
+    return np.array(texts, dtype=np.float64).reshape(values.shape)
 
 
 def _check_attributes(path: Path, attributes: dict[str, np.ndarray]) -> None:
@@ -149,7 +170,7 @@ class ScoresOrigin:
 
     Attributes:
         scores: name of the CSV.
-        checkpoint: name of the checkpoint's file.
+        checkpoint, checkpoint_sha256: name of the checkpoint's file, and its SHA-256.
         split: "train", "val", "test" or "all".
         run_id, stage, epochs_done: of the checkpoint; None where it does not say.
         data_path: of the images, absolute, links followed.
@@ -159,6 +180,7 @@ class ScoresOrigin:
 
     scores: str
     checkpoint: str
+    checkpoint_sha256: str
     split: str
     run_id: str | None
     stage: int | None
@@ -181,22 +203,53 @@ class ScoresOrigin:
         return notes
 
 
-def write_metrics(path: Path, origin: ScoresOrigin, metrics: Mapping[str, object]) -> Path:
-    """Write the metrics of a scores CSV beside it.
+def write_with_metrics(
+    path: Path, table: Scores, origin: ScoresOrigin, metrics: Mapping[str, object]
+) -> Path:
+    """Write a scores CSV, and beside it its metrics and where it comes from.
 
     Args:
         path: of the scores CSV.
-        origin: of the scores.
+        table, origin: the scores, and where they come from.
         metrics: plain values, of chestxray.evaluation.metrics.
 
     Returns:
         The path of the metrics file.
     """
-    beside = metrics_path(path)
+    beside, text = metrics_path(path), scores_text(path, table)
+    told = {**asdict(origin), "scores_sha256": text_digest(text), **metrics, "notes": origin.notes}
     with whole_file(beside) as file:
-        json.dump({**asdict(origin), **metrics, "notes": origin.notes}, file, indent=2)
+        json.dump(told, file, indent=2)
         file.write("\n")
+    with whole_file(path) as file:
+        file.write(text)
     return beside
+
+
+def text_digest(text: str) -> str:
+    """SHA-256 of a file with this text."""
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class ScoredBy:
+    """The checkpoint that gave some scores: its file's name and SHA-256."""
+
+    checkpoint: str
+    sha256: str
+
+
+def scored_by(path: Path) -> ScoredBy | None:
+    """The checkpoint that gave the scores of a CSV; None where no file beside it tells of them."""
+    digest = file_digest(path)
+    for beside in (metrics_path(path), path.with_name(PREDICTION)):
+        try:
+            told = json.loads(beside.read_text(encoding="utf-8"))
+            if told["scores_sha256"] == digest:
+                return ScoredBy(str(told["checkpoint"]), str(told["checkpoint_sha256"]))
+        except (OSError, ValueError, KeyError, TypeError):  # none, or not a file of ours
+            continue
+    return None
 
 
 def refuse_foreign_files(path: Path, origin: ScoresOrigin) -> None:
@@ -218,7 +271,8 @@ def refuse_foreign_files(path: Path, origin: ScoresOrigin) -> None:
 def _differing(metrics: Path, origin: ScoresOrigin) -> str | None:
     """What a metrics file has other than this origin, its epochs aside; None where nothing."""
     words = {"run_id": "run", "data_path": "data folder", "same_patients": "choice of patients"}
-    names = [field.name for field in fields(origin) if field.name not in ("stage", "epochs_done")]
+    of_epoch = ("stage", "epochs_done", "checkpoint_sha256")
+    names = [field.name for field in fields(origin) if field.name not in of_epoch]
     try:
         found = json.loads(metrics.read_text(encoding="utf-8"))
         differing = [name for name in names if found[name] != getattr(origin, name)]

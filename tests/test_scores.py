@@ -15,13 +15,16 @@ from chestxray.labels import CLASSES
 from chestxray.runtime.text import is_harmless, is_missing
 from chestxray.scores import (
     ROW_BYTES,
+    ScoredBy,
     Scores,
     ScoresOrigin,
+    as_read,
     metrics_path,
     read_scores,
     refuse_foreign_files,
-    write_metrics,
+    scored_by,
     write_scores,
+    write_with_metrics,
 )
 
 
@@ -219,13 +222,13 @@ def test_the_metrics_lie_beside_the_scores(tmp_path: Path) -> None:
 
 
 def origin(**changes: object) -> ScoresOrigin:
-    nothing = ScoresOrigin("s.csv", "a.pth", "test", "r", 1, 4, "data", None, 16, False)
+    nothing = ScoresOrigin("s.csv", "a.pth", "ab", "test", "r", 1, 4, "data", None, 16, False)
     return replace(nothing, **changes)
 
 
 @pytest.mark.parametrize(("split", "noted"), [("train", True), ("all", True), ("test", False)])
 def test_scores_of_training_images_carry_a_note(split: str, noted: bool, tmp_path: Path) -> None:
-    beside = write_metrics(tmp_path / "s.csv", origin(split=split), {})
+    beside = write_with_metrics(tmp_path / "s.csv", random_scores(3), origin(split=split), {})
     notes = json.loads(beside.read_text())["notes"]
     assert any("trained on some of these images" in note for note in notes) == noted
 
@@ -237,10 +240,32 @@ def test_validation_scores_of_the_best_epoch_carry_a_note(tmp_path: Path) -> Non
         ("last.pth", "val", False),
     ):
         path = tmp_path / "s.csv"
-        beside = write_metrics(path, origin(checkpoint=name, split=split), {"mean_auc": None})
+        told = origin(checkpoint=name, split=split)
+        beside = write_with_metrics(path, random_scores(3), told, {"mean_auc": None})
         found = json.loads(beside.read_text())
         assert any("chosen on these images" in note for note in found["notes"]) == noted
         assert (found["checkpoint"], found["split"], found["run_id"]) == (name, split, "r")
+
+
+def test_the_checkpoint_of_scores_is_known_as_long_as_they_are_the_same(tmp_path: Path) -> None:
+    path = tmp_path / "s.csv"
+    write_scores(path, random_scores())
+    assert scored_by(path) is None
+    write_with_metrics(path, random_scores(), origin(), {})
+    assert scored_by(path) == ScoredBy("a.pth", "ab")
+    write_scores(path, random_scores(seed=1))  # the metrics are of other scores now
+    assert scored_by(path) is None
+    (tmp_path / "s_metrics.json").write_text("[1]")
+    assert scored_by(path) is None
+
+
+def test_values_are_known_as_a_reader_of_the_csv_has_them(tmp_path: Path) -> None:
+    table = random_scores()
+    write_scores(tmp_path / "s.csv", table)
+    found, order = read_scores(tmp_path / "s.csv"), np.argsort(table.image_names)
+    assert table.logits is not None and found.logits is not None
+    np.testing.assert_array_equal(as_read(table.scores)[order], found.scores)
+    np.testing.assert_array_equal(as_read(table.logits)[order], found.logits)
 
 
 def test_only_scores_of_the_same_origin_are_replaced(tmp_path: Path) -> None:
@@ -250,7 +275,7 @@ def test_only_scores_of_the_same_origin_are_replaced(tmp_path: Path) -> None:
     path.write_text("somebody's table")
     with pytest.raises(FileExistsError, match="--overwrite"):
         refuse_foreign_files(path, mine)
-    write_metrics(path, mine, {})
+    write_with_metrics(path, random_scores(3), mine, {})
     refuse_foreign_files(path, mine)
     refuse_foreign_files(path, replace(mine, epochs_done=2))
     for change, word in (

@@ -2,7 +2,7 @@
 
 import argparse
 import re
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -23,10 +23,10 @@ from chestxray.conformal.report_page import lines
 from chestxray.conformal.rows import Rows
 from chestxray.conformal.shift import describe_shift, patient_counts
 from chestxray.conformal.thresholds import StoredThresholds
-from chestxray.patients import patient_key
+from chestxray.patients import are_numbered, patient_key
 from chestxray.runtime.files import file_digest
 from chestxray.runtime.text import join_limited, plural
-from chestxray.scores import Scores, read_scores
+from chestxray.scores import Scores, read_scores, scored_by
 
 
 def apply(args: argparse.Namespace) -> list[str]:
@@ -54,6 +54,7 @@ def apply(args: argparse.Namespace) -> list[str]:
         untouched=args.untouched,
         thresholds_sha256=file_digest(args.apply),
         scores_sha256=file_digest(source),
+        scored_by=scored_by(source),
     )
     if folder.resolve() == args.apply.resolve().parent:
         raise FileExistsError(f"{folder} holds the thresholds: --out names another folder")
@@ -62,15 +63,56 @@ def apply(args: argparse.Namespace) -> list[str]:
     whole = read_scores(source, labels=False, exclude=stored.config.leaves_out)
     if split and whole.splits is None:
         raise ValueError(f"{source} has no split column: leave --from out")
-    table = take_split(source, whole, split)
+    found = apply_to(source, whole, stored, applied)
+    output_folder.save(folder, found.contents(source), source)
+    return [*lines(found.report), f"wrote {folder}/: {join_limited(found.contents(source))}"]
+
+
+@dataclass(frozen=True)
+class Applied:
+    """Stored thresholds on some rows.
+
+    Attributes:
+        table: the rows, of the classes of the thresholds.
+        rows: the same as arrays.
+        report: what came of it.
+    """
+
+    table: Scores
+    rows: Rows
+    report: Report
+
+    @property
+    def roles(self) -> np.ndarray:
+        """(N,) text: nobody calibrates here."""
+        return np.full(len(self.table.image_names), "eval", dtype=object)
+
+    def sets_text(self) -> str:
+        """The content of sets.csv."""
+        return artifacts.sets_text(self.table, self.rows, self.roles, self.report.certified)
+
+    def contents(self, source: Path) -> dict[str, str | bytes]:
+        """The contents of the files, by name; `source` is the scores CSV."""
+        return artifacts.contents_of(source, self.table, self.rows, self.roles, self.report)
+
+
+def apply_to(source: Path, whole: Scores, stored: StoredThresholds, how: Application) -> Applied:
+    """Use stored thresholds on the rows of a split, or on all.
+
+    Args:
+        source: the scores CSV, named in errors.
+        whole: its rows.
+        stored: the thresholds.
+        how: which split, and what is declared of it.
+
+    Raises:
+        ValueError: a class, a split or a group that is missing.
+    """
+    table = take_split(source, whole, how.split)
     shared = table.take(in_another_split(whole, table), [])
-    table = _take_classes(source, table, stored, args.apply)
+    table = _take_classes(source, table, stored, Path(how.thresholds))
     rows = Rows.from_scores(table, stored.config.unit, _groups(source, table, stored))
-    report = _report(stored, table, rows, applied, _rows_of_shared(shared))
-    roles = np.full(len(table.image_names), "eval", dtype=object)
-    contents = artifacts.contents_of(source, table, rows, roles, report)
-    output_folder.save(folder, contents, source)
-    return [*lines(report), f"wrote {folder}/: {join_limited(contents)}"]
+    return Applied(table, rows, _report(stored, table, rows, how, _rows_of_shared(shared)))
 
 
 def _rows_of_shared(shared: Scores) -> list[str]:
@@ -110,7 +152,7 @@ def _report(
     splits = [] if table.splits is None else sorted(set(table.splits))
     against = against + artifacts.not_fresh("calibrated on", [config.split or ""], config)
     against += artifacts.not_fresh("applied to", splits, here)
-    against += _against(stored, table, applied.scores_sha256)
+    against += _against(stored, table, applied)
     caveat = "No promise carries over to these rows" if against else ""
     entries = [
         make_entry(certificate, config, rows if labelled else None, caveat)
@@ -121,7 +163,7 @@ def _report(
         classes=classes_text(table.classes),
         rows=rows_text(table) + ("." if labelled else ", without labels: no realised metrics."),
         notes=[*table.notes, *artifacts.declared(config), *artifacts.declared(here)],
-        warnings=against + _unchecked(stored, table) + empty_set_warnings(entries, config),
+        warnings=against + _unchecked(stored, table, applied) + empty_set_warnings(entries, config),
         promise_holds=not against,
         config=config,
         cut_by=rows.cut_by,
@@ -169,14 +211,21 @@ def _take_classes(
             f"{source} has no class {join_limited(missing)}, which {stored_path} has thresholds for"
         )
     columns = [table.classes.index(name) for name in stored.classes]
-    notes = (*table.notes, *left_out_note(table.excluded))
+    unread = [name for name in table.classes if stored.config.leaves_out(name)]
+    notes = (*table.notes, *left_out_note((*table.excluded, *unread)))
     return replace(table.take(np.ones(len(table.image_names), dtype=bool), columns), notes=notes)
 
 
-def _against(stored: StoredThresholds, table: Scores, digest: str) -> list[str]:
+def _against(stored: StoredThresholds, table: Scores, applied: Application) -> list[str]:
     """Reasons that take the promise back for these rows."""
     found: list[str] = []
-    if digest == stored.digest:
+    ours, theirs = applied.scored_by, stored.scored_by
+    if ours and theirs and ours.sha256 != theirs.sha256:
+        found.append(
+            f"these scores are of the checkpoint {ours.checkpoint}, and the thresholds are for "
+            f"those of {theirs.checkpoint} (SHA-256 differs): other networks score otherwise"
+        )
+    if applied.scores_sha256 == stored.digest:
         found.append(
             "this is the very file that was calibrated on (same SHA-256): the thresholds were "
             "fitted to its calibration rows"
@@ -209,10 +258,21 @@ def _shared_patients(stored: StoredThresholds, table: Scores) -> list[str]:
     return shown_patients(table, sorted(both))
 
 
-def _unchecked(stored: StoredThresholds, table: Scores) -> list[str]:
+def _unchecked(stored: StoredThresholds, table: Scores, applied: Application) -> list[str]:
     """Comparisons that could not be made."""
     found = []
-    if table.patients is None or stored.patients is None:
+    if (applied.scored_by is None) != (stored.scored_by is None):
+        unknown = "these scores" if applied.scored_by is None else "the calibration's scores"
+        found.append(
+            f"nothing tells which checkpoint gave {unknown}: whether it is the same could not be "
+            "checked"
+        )
+    if table.patients is not None and are_numbered(table.patients):
+        found.append(
+            "the patients are numbered as they appear: whether one of the calibration is here too "
+            "could not be checked"
+        )
+    elif table.patients is None or stored.patients is None:
         lacking = "these rows" if table.patients is None else "the calibration's rows"
         found.append(
             f"{lacking} name no patients: whether a patient of the calibration is here too could "

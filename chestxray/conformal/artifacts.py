@@ -276,9 +276,9 @@ def contents_of(
     source: Path, table: Scores, rows: Rows, roles: np.ndarray, report: Report
 ) -> dict[str, str | bytes]:
     """The contents of sets.csv and the report; the summary, unless there is nothing to sum up."""
-    certificates = [entry.certificate for entry in report.entries if entry.certificate.certified]
+    certificates = report.certified
     contents: dict[str, str | bytes] = {
-        "sets.csv": _sets(table, rows, roles, certificates),
+        "sets.csv": sets_text(table, rows, roles, certificates),
         "report.json": json.dumps(report.to_json(), indent=2) + "\n",
         "report.md": markdown(report),
     }
@@ -290,7 +290,14 @@ def contents_of(
     }
 
 
-def _sets(table: Scores, rows: Rows, roles: np.ndarray, certificates: list[Certificate]) -> str:
+def sets_text(table: Scores, rows: Rows, roles: np.ndarray, certificates: list[Certificate]) -> str:
+    """The content of sets.csv: a row for each image and certified level.
+
+    Args:
+        table, rows: of N images.
+        roles: (N,) text, cal, eval or start.
+        certificates: the certified ones.
+    """
     names = np.array(table.classes, dtype=object)
     patients = table.image_names if table.patients is None else table.patients
     labels = [""] * len(table.image_names)

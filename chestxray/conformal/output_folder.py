@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, NoReturn
@@ -12,6 +13,7 @@ from chestxray.conformal.report_page import TITLES
 from chestxray.runtime.files import whole_file
 from chestxray.runtime.signals import delay_ctrl_c
 from chestxray.runtime.text import join_limited
+from chestxray.scores import PREDICTION
 
 FILES = (
     *("thresholds.json", "sets.csv", "resplits.csv", "summary.csv", "summary.tex"),
@@ -23,6 +25,7 @@ OTHERS = {
     "application": ("report.json", "applied"),
     "selection": ("report.json", "selection"),
     "comparison": (COMPARISON[0], "compared"),
+    "prediction": (PREDICTION, "choices"),
 }
 _PLOT = re.compile(rf"({'|'.join(TITLES)})(_[^/\\]+)?\.({'|'.join(FORMATS)})")
 
@@ -84,7 +87,7 @@ def refuse_other_calibration(
 
 
 def refuse_another(folder: Path, kind: str, here: dict[str, Any]) -> None:
-    """Refuse a folder that holds anything but this very application, selection or comparison.
+    """Refuse a folder that holds anything but this very application, selection and so on.
 
     Args:
         folder: where to write.
@@ -114,7 +117,21 @@ def save(folder: Path, contents: dict[str, str | bytes], *sources: Path) -> None
     Raises:
         FileExistsError: it is.
     """
-    old = [folder / name for name in (*FILES, *COMPARISON, *_named_by_report(folder))]
+    replace_files(folder, (*FILES, *COMPARISON, *_named_by_report(folder)), contents, sources)
+
+
+def replace_files(
+    folder: Path,
+    names: Iterable[str],
+    contents: Mapping[str, str | bytes],
+    sources: Iterable[Path],
+) -> None:
+    """Write files in the place of those of an earlier run; arguments and errors as in `save`.
+
+    Args:
+        names: of the files of an earlier run.
+    """
+    old = [folder / name for name in names]
     ours = {path.resolve() for path in (*old, *map(folder.joinpath, contents))}
     for source in sources:
         if source.resolve() in ours:

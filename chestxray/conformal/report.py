@@ -22,7 +22,7 @@ from chestxray.conformal.risks import FalseDiscoveryRate, Risk
 from chestxray.conformal.rows import Rows
 from chestxray.labels import is_no_finding
 from chestxray.runtime.text import join_limited, plural
-from chestxray.scores import Scores
+from chestxray.scores import ScoredBy, Scores
 
 _MANY = 0.2  # share of empty or full sets above which it is said
 
@@ -106,6 +106,7 @@ class Application:
         split: of the rows; None where all are used.
         untouched: the user declares that these rows trained nothing and chose nothing.
         thresholds_sha256, scores_sha256: of the files.
+        scored_by: the checkpoint that gave the scores; None where nothing told.
     """
 
     thresholds: str
@@ -114,6 +115,7 @@ class Application:
     untouched: bool
     thresholds_sha256: str
     scores_sha256: str
+    scored_by: ScoredBy | None
 
     def to_json(self) -> dict[str, object]:
         return {"from" if name == "split" else name: v for name, v in asdict(self).items()}
@@ -147,6 +149,11 @@ class Report:
     entries: list[Entry]
     applied: Application | None = None
     plots: tuple[str, ...] = ()
+
+    @property
+    def certified(self) -> list[Certificate]:
+        """The certificates of the levels that have a threshold."""
+        return [entry.certificate for entry in self.entries if entry.certificate.certified]
 
     def to_json(self) -> dict[str, object]:
         return {

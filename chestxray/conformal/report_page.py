@@ -30,12 +30,12 @@ def lines(report: Report) -> list[str]:
         said += ["", f"alpha {entry.certificate.alpha}"]
         said += [f"  {line}" for line in _entry_lines(entry, report)]
     head = head_lines(report.classes, (report.rows, *report.notes))
-    return head + [part for line in said for part in _wrapped(line)]
+    return head + [part for line in said for part in wrapped(line)]
 
 
 def head_lines(classes: str, notes: Iterable[str]) -> list[str]:
     """The first lines of every answer: the classes that count, and what else must be known."""
-    return [part for line in (classes, *notes) for part in _wrapped(line)]
+    return [part for line in (classes, *notes) for part in wrapped(line)]
 
 
 def page_head(
@@ -50,7 +50,7 @@ def page_head(
     return page
 
 
-def _wrapped(line: str) -> list[str]:
+def wrapped(line: str) -> list[str]:
     """A line of the answer as lines of the terminal."""
     width = shutil.get_terminal_size((100, 24)).columns
     indent = " " * (len(line) - len(line.lstrip()))

@@ -2,7 +2,7 @@
 
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any, NoReturn
@@ -17,7 +17,7 @@ from chestxray.conformal.overlap import shown_patients
 from chestxray.conformal.risks import RISKS
 from chestxray.conformal.shift import patient_counts
 from chestxray.runtime.files import file_digest
-from chestxray.scores import Scores
+from chestxray.scores import ScoredBy, Scores, scored_by
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,7 @@ class StoredThresholds:
         patients: G names of theirs; None where the scores file named none.
         counts: (G, 1 + K), see shift.patient_counts; a row for each image if patients is None.
         digest: SHA-256 of the scores file.
+        scored_by: the checkpoint that gave the scores; None where nothing told.
     """
 
     config: Config
@@ -41,6 +42,7 @@ class StoredThresholds:
     patients: list[str] | None
     counts: np.ndarray
     digest: str
+    scored_by: ScoredBy | None
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,7 @@ def text(
         config: all options.
         started_by: who chose where the tests start; None where nobody did.
     """
+    checkpoint = scored_by(source)
     head = {
         "choices": config.to_json(),
         "classes": list(cal.classes),
@@ -82,6 +85,7 @@ def text(
         "started_by": None if started_by is None else vars(started_by),
         "scores": source.name,
         "sha256": file_digest(source),
+        "scored_by": None if checkpoint is None else asdict(checkpoint),
         "versions": {
             "chestxray": chestxray.__version__,
             **{name: metadata.version(name) for name in ("numpy", "scipy")},
@@ -144,7 +148,17 @@ def _parsed(stored: dict[str, Any]) -> StoredThresholds:
     found = [_certificate(level, classes, config) for level in stored["levels"]]
     if not any(certificate.certified for certificate in found):
         raise ValueError("it has no threshold")
-    return StoredThresholds(config, classes, found, images, patients, counts, stored["sha256"])
+    by = stored["scored_by"]
+    return StoredThresholds(
+        config,
+        classes,
+        found,
+        images,
+        patients,
+        counts,
+        stored["sha256"],
+        None if by is None else ScoredBy(**by),
+    )
 
 
 def _check(config: Config) -> None:

@@ -7,7 +7,7 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +20,7 @@ from chestxray.runtime.guard import refuse_unguarded_script
 from chestxray.runtime.text import join_limited, plural, size_text
 
 _SECONDS_BETWEEN_SAVES = 60.0
-_SHALLOW = "\t12 bits"  # behind the key of an image of 16 bits whose values all fit into 12
+_KEY_FIELDS = 3  # name, size and time; the notes on the image follow them, also behind tabs
 _BLOCK = 4096  # bytes that a file may take beyond its length
 _WAYS_OUT = "--cache-dir DIR names another, and main.py --no-cache keeps them in memory"
 
@@ -33,13 +33,13 @@ class DecodedImages:
         pixels: (M, size, size) uint8, in memory or mapped read-only from the cache.
         cache_index: (N,) the row of each image in `pixels`; -1 where it could not be read.
         broken: path -> why it cannot be read.
-        shallow: paths of 16-bit images, scaled by 16 bits, whose values all fit into 12.
+        notes: path -> what its user should know, where there is anything.
     """
 
     pixels: np.ndarray
     cache_index: np.ndarray
     broken: dict[str, str]
-    shallow: list[str]
+    notes: dict[str, tuple[str, ...]]
 
 
 def load_images(
@@ -70,7 +70,7 @@ def load_images(
     if cache_dir is None:
         return _decode_into_memory(paths, size, workers, check, bits)
     cache = _Cache(cache_dir, size, source, bits)
-    keys, broken = _keys(paths)
+    keys, broken = _keys(paths, source)
     cache_index = cache.find(keys)
     if any(
         index < 0 and path not in broken for index, path in zip(cache_index, paths, strict=True)
@@ -85,23 +85,24 @@ def load_images(
             faults = cache.append([keys[i] for i in missing], results)
             broken |= {paths[missing[number]]: reason for number, reason in faults.items()}
         cache_index = cache.find(keys)
-    noted = cache.shallow()
-    shallow = [path for path, key in zip(paths, keys, strict=True) if key in noted]
-    return DecodedImages(*cache.rows(cache_index), broken, shallow)
+    noted = cache.notes()
+    notes = {path: noted[key] for path, key in zip(paths, keys, strict=True) if key in noted}
+    return DecodedImages(*cache.rows(cache_index), broken, notes)
 
 
 def _decode_into_memory(
     paths: list[str], size: int, workers: int, check: Callable[[], None], bits: int
 ) -> DecodedImages:
     pixels = np.empty((len(paths), size, size), dtype=np.uint8)
-    cache_index, broken, shallow = np.full(len(paths), -1), {}, []
+    cache_index, broken = np.full(len(paths), -1), {}
+    notes: dict[str, tuple[str, ...]] = {}
     for index, result in decode_all(paths, size, workers, check, bits):
         if isinstance(result, str):
             broken[paths[index]] = result
         else:
             pixels[index], cache_index[index] = result.pixels, index
-            shallow += [paths[index]] if result.shallow else []
-    return DecodedImages(pixels, cache_index, broken, shallow)
+            notes |= {paths[index]: result.notes} if result.notes else {}
+    return DecodedImages(pixels, cache_index, broken, notes)
 
 
 def fit_on_device(images: int, size: int, free: int) -> bool:
@@ -125,15 +126,16 @@ def describe_skipped(broken: dict[str, str]) -> list[str]:
     ]
 
 
-def describe_shallow(shallow: list[str]) -> str | None:
-    """The images that may have become near-black, for a warning; None where there is none."""
-    if not shallow:
-        return None
-    names = join_limited(map(os.path.basename, sorted(shallow)), most=3)
-    return (
-        f"warning: no value above 4,095 in {plural(len(shallow), 'image')} of 16 bits ({names}), "
-        "so they come out nearly black; if the values have 12 bits, --bits 12 makes 4,095 white"
-    )
+def describe_notes(notes: Mapping[str, tuple[str, ...]]) -> list[str]:
+    """What users should know of their images, a warning for each note."""
+    images: dict[str, list[str]] = {}
+    for path in sorted(notes):
+        for note in notes[path]:
+            images.setdefault(note, []).append(os.path.basename(path))
+    return [
+        f"warning: {plural(len(names), 'image')} ({join_limited(names, most=3)}): {note}"
+        for note, names in images.items()
+    ]
 
 
 def _wait_for_lock(
@@ -163,7 +165,7 @@ def cache_file(folder: Path, size: int, source: Path, bits: int = DEEP) -> Path:
 
 
 class _Cache:
-    """A file of decoded images that only grows, and an index: line k is the key of row k, marked.
+    """A file of decoded images that only grows, and an index: line k has the key of row k, notes.
 
     Every row that the index names is on the disk; any others are left from an interrupted run. A
     row that the index names is never written again, so another run may have the file mapped.
@@ -174,22 +176,21 @@ class _Cache:
         self.data = cache_file(folder, size, source, bits)
         self.index = self.data.with_suffix(".index")
 
-    def keys(self) -> list[str]:
+    def lines(self) -> list[str]:
         if not self.index.exists():
             return []
-        keys = self.index.read_text(encoding="utf-8").split("\n")[:-1]
-        whole = self.data.exists() and self.data.stat().st_size >= len(keys) * self.size**2
-        return keys if whole else []
+        lines = self.index.read_text(encoding="utf-8").split("\n")[:-1]
+        whole = self.data.exists() and self.data.stat().st_size >= len(lines) * self.size**2
+        return lines if whole else []
 
     def find(self, keys: list[str]) -> np.ndarray:
         """(N,) row of each key, -1 where it is not in the cache."""
-        row_of = {key.removesuffix(_SHALLOW): row for row, key in enumerate(self.keys())}
+        row_of = {_split_notes(line)[0]: row for row, line in enumerate(self.lines())}
         return np.array([row_of.get(key, -1) for key in keys], dtype=np.int64)
 
-    def shallow(self) -> set[str]:
-        """The keys of the images that are marked as shallow."""
-        marked = [key for key in self.keys() if key.endswith(_SHALLOW)]
-        return {key.removesuffix(_SHALLOW) for key in marked}
+    def notes(self) -> dict[str, tuple[str, ...]]:
+        """The notes by the key of their image, where there are any."""
+        return {key: notes for key, notes in map(_split_notes, self.lines()) if notes}
 
     def rows(self, index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The images of some rows, mapped from the file or, where it cannot be, read.
@@ -200,7 +201,7 @@ class _Cache:
         Returns:
             (M, size, size) uint8, and (N,) where in them each image lies.
         """
-        count = len(self.keys())
+        count = len(self.lines())
         if count == 0:  # an empty file cannot be mapped
             return np.empty((0, self.size, self.size), dtype=np.uint8), index
         try:
@@ -238,7 +239,7 @@ class _Cache:
         self, keys: list[str], results: Iterator[tuple[int, Decoded | str]]
     ) -> dict[int, str]:
         """Write results behind the rows that exist; returns the reasons of those without image."""
-        stored = self.keys()
+        stored = self.lines()
         with self._named_faults():
             handle = os.open(self.data, os.O_RDWR | os.O_CREAT, 0o666)
         try:
@@ -269,7 +270,7 @@ class _Cache:
                 written = os.pwrite(handle, result.pixels.tobytes(), len(stored) * self.size**2)
             if written < self.size**2:  # cut short at the end of a disk
                 raise OSError(f"{self.data} cannot be written any further; {_WAYS_OUT}")
-            stored.append(keys[index] + (_SHALLOW if result.shallow else ""))
+            stored.append("\t".join([keys[index], *result.notes]))
             if time.monotonic() - saved > _SECONDS_BETWEEN_SAVES:
                 self._save(handle, stored)
                 saved = time.monotonic()
@@ -319,8 +320,18 @@ class _Cache:
         )
 
 
-def _keys(paths: list[str]) -> tuple[list[str], dict[str, str]]:
-    """A key for the content of each file, and the files that are missing."""
+def _split_notes(line: str) -> tuple[str, tuple[str, ...]]:
+    """The key and the notes of a line of the index."""
+    parts = line.split("\t")
+    return "\t".join(parts[:_KEY_FIELDS]), tuple(parts[_KEY_FIELDS:])
+
+
+def _keys(paths: list[str], source: Path) -> tuple[list[str], dict[str, str]]:
+    """A key for the content of each file, and the files that are missing.
+
+    Archives give files of equal names and sizes equal times, hence the path below the folder.
+    """
+    below = os.path.join(os.path.abspath(source), "")
     keys, missing = [], {}
     for path in paths:
         try:
@@ -329,5 +340,6 @@ def _keys(paths: list[str]) -> tuple[list[str], dict[str, str]]:
             missing[path] = describe_fault(b"", error)
             keys.append("")
             continue
-        keys.append(f"{os.path.basename(path)}\t{status.st_size}\t{status.st_mtime_ns}")
+        name = os.path.abspath(path).removeprefix(below)
+        keys.append(f"{name}\t{status.st_size}\t{status.st_mtime_ns}")
     return keys, missing

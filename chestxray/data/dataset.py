@@ -22,6 +22,7 @@ class BatchSource(Protocol):
 
     image_names: np.ndarray
     targets: np.ndarray
+    device: torch.device
 
     def __len__(self) -> int: ...
 

@@ -1,8 +1,8 @@
 """Image files -> one uint8 array (n, size, size), by a pool of processes.
 
-One rule for every image: grey (colour by the ITU-R 601 weights, alpha dropped, 16 bits divided by
-257, or so that 2**bits - 1 is white), as stored (EXIF's rotation is ignored), padded with black to
-a centred square, resized bilinearly with antialiasing.
+PNG, JPEG and DICOM are known by their content. One rule for every image: grey (READING says how of
+each kind), as stored (EXIF's rotation is ignored), padded with black to a centred square, resized
+bilinearly with antialiasing.
 """
 
 import errno
@@ -21,15 +21,27 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from chestxray.data import integrity
+from chestxray.data import dicom, integrity
 from chestxray.runtime.pool import pool_map
 from chestxray.runtime.progress import Progress
 
-DECODER_VERSION = 3  # part of the cache's name: increase it when decode changes
+DECODER_VERSION = 4  # part of the cache's name: increase it when decode changes
 DEEP = 16  # bits of a grey value, at most
 MOST_PIXELS = 64_000_000
+# How the values of each kind of file become 0 to 255; all are then resized in one way.
+READING = {
+    "PNG": "grey by the ITU-R 601 weights, alpha dropped; of 16 bits, 2**bits - 1 becomes 255",
+    "JPEG": "grey by the ITU-R 601 weights; as stored, EXIF's rotation is ignored",
+    "DICOM": dicom.READING,
+}
+RESIZING = "padded with black to a centred square, resized bilinearly with antialiasing"
 _SHALLOW = 12  # bits that values of 16 bits often have, from X-ray machines
+NEARLY_BLACK = (
+    "nearly black: 16 bits, but no value above 4,095; if the values have 12 bits, --bits 12 makes "
+    "4,095 white"
+)
 _MOST_BYTES = 8 * MOST_PIXELS + 100_000_000  # four channels of 16 bits, and metadata
+_HEAD = 132  # bytes by which the kind of a file is known
 _SMALL = 32  # images: below, starting a process costs more than it saves
 # What Pillow raises on broken files; not all of them are OSErrors.
 _FAULTS = (
@@ -53,15 +65,15 @@ class Decoded:
 
     Attributes:
         pixels: (size, size) uint8.
-        shallow: it has 16 bits and was scaled by them, and all of its values fit into 12.
+        notes: what its user should know, each a text without tabs.
     """
 
     pixels: np.ndarray
-    shallow: bool
+    notes: tuple[str, ...]
 
 
 def decode(path: str | Path, size: int, bits: int = DEEP) -> Decoded:
-    """Decode one PNG or JPEG of any mode and shape.
+    """Decode one PNG, JPEG or DICOM file of any mode and shape.
 
     Args:
         size: side of the result, in pixels.
@@ -77,17 +89,39 @@ def decode(path: str | Path, size: int, bits: int = DEEP) -> Decoded:
         with warnings.catch_warnings():
             # About sizes below our limit, and broken metadata.
             warnings.simplefilter("ignore")
-            grey, shallow = _decoded_grey(content, bits)
+            grey, notes = _decoded_grey(content, bits)
     except _FAULTS as error:
         if isinstance(error, OSError) and error.errno in _MACHINE_FAULTS:
             raise
         raise ValueError(describe_fault(content, error)) from error
+    return Decoded(fit(grey, size), notes)
+
+
+def fit(grey: Image.Image, size: int) -> np.ndarray:
+    """Pad a grey image to a square and resize it: (size, size) uint8."""
     side = max(grey.size)
     if grey.width != grey.height:
         square = Image.new("L", (side, side))
         square.paste(grey, ((side - grey.width) // 2, (side - grey.height) // 2))
         grey = square
-    return Decoded(np.asarray(grey.resize((size, size), Image.Resampling.BILINEAR)), shallow)
+    return np.asarray(grey.resize((size, size), Image.Resampling.BILINEAR))
+
+
+def kind_of(path: str | Path) -> str | None:
+    """What a file is by its first bytes, a key of READING; None for any other.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    if not stat.S_ISREG(os.stat(path).st_mode):  # opening a pipe would wait forever
+        return None
+    with open(path, "rb") as file:
+        start = file.read(_HEAD)
+    if dicom.is_dicom(start):
+        return "DICOM"
+    if integrity.is_png(start):
+        return "PNG"
+    return "JPEG" if integrity.is_jpeg(start) else None
 
 
 def _content(path: str | Path) -> bytes:
@@ -100,13 +134,16 @@ def _content(path: str | Path) -> bytes:
     return Path(path).read_bytes()
 
 
-def _decoded_grey(content: bytes, bits: int) -> tuple[Image.Image, bool]:
-    """The grey image of a file's bytes, and whether it is shallow."""
+def _decoded_grey(content: bytes, bits: int) -> tuple[Image.Image, tuple[str, ...]]:
+    """The grey image of a file's bytes, and what its user should know."""
+    if dicom.is_dicom(content):
+        radiograph = dicom.read_radiograph(content, MOST_PIXELS)
+        return Image.fromarray(radiograph.grey), radiograph.notes
     needed = integrity.without_notes(content)
     image = _loaded(needed)
     if integrity.is_jpeg(needed):
         _check_end(needed, image)
-        return _grey(image), False
+        return _grey(image), ()
     integrity.check_palette(needed)
     deep = integrity.bit_depth(needed) == DEEP
     grey = _scaled(image, bits) if deep else _grey(image)
@@ -114,7 +151,8 @@ def _decoded_grey(content: bytes, bits: int) -> tuple[Image.Image, bool]:
     # Black is also what missing rows become.
     if image.info.get("interlace") or last_row.getbbox() is None:
         integrity.check_rows(needed)
-    return grey, deep and bits == DEEP and _largest(image) < 2**_SHALLOW
+    shallow = deep and bits == DEEP and _largest(image) < 2**_SHALLOW
+    return grey, (NEARLY_BLACK,) if shallow else ()
 
 
 def _loaded(content: bytes) -> Image.Image:
@@ -167,10 +205,9 @@ def _largest(image: Image.Image) -> int:
 def describe_fault(content: bytes, error: Exception) -> str:
     """Why an image cannot be read, for people."""
     if isinstance(error, Image.UnidentifiedImageError):
-        if content[128:132] == b"DICM":
-            return "a DICOM file, which is not read: convert it to PNG"
         start = content[:12]
-        return f"not a PNG or JPEG image (starts with {start!r})" if start else "an empty file"
+        kinds = "PNG, JPEG or DICOM image"
+        return f"not a {kinds} (starts with {start!r})" if start else "an empty file"
     if isinstance(error, FileNotFoundError):
         return "it no longer exists"
     if isinstance(error, OSError) and error.strerror:

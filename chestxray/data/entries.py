@@ -22,6 +22,7 @@ WAYS_OUT = (
     "docs/data.md says where to get the NIH images (--data_path DIR names their folder); "
     "`make demo` runs everything on drawn ones"
 )
+UNLABELLED = "python -m chestxray.predict FOLDER --ckpt FILE scores images that have no labels"
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ def read_entries(folder: Path, subset: Path | None = None) -> Entries:
     try:
         table = read_tables(find_tables(folder))
     except FileNotFoundError as error:
-        raise FileNotFoundError(f"{error}\n{WAYS_OUT}") from None
+        raise FileNotFoundError(f"{error}\n{UNLABELLED}\n{WAYS_OUT}") from None
     rows, notes = match_images(table.rows, find_images(folder), folder)
     if subset is not None:
         rows, note = _keep_subset(rows, subset)
@@ -79,8 +80,8 @@ def read_entries(folder: Path, subset: Path | None = None) -> Entries:
 def find_images(folder: Path) -> pd.DataFrame:
     """Find every PNG and JPEG below a folder (columns name, path), but not hidden files.
 
-    What bears the name of an image that is not there, a folder or a DICOM file, is found in its
-    place: it cannot be read, and is named with the reason.
+    A DICOM file that bears the name of an image that is not there is found in its place; so is a
+    folder, which cannot be read and is named with the reason.
     """
     names: list[str] = []
     paths: list[str] = []
@@ -162,11 +163,9 @@ def _describe_mismatch(table: pd.DataFrame, images: pd.DataFrame, folder: Path) 
     if table.empty:
         return f"the label table in {folder} has no rows\n{WAYS_OUT}"
     found = f"{images['name'].iloc[0]} was found" if len(images) else "there are no images"
-    if found.endswith(tuple(f"{suffix} was found" for suffix in DICOM_SUFFIXES)):
-        found += ", a DICOM file, which is not read: convert it to PNG"
     return (
         f"no row of the label table has an image below {folder}: {table['image'].iloc[0]} was "
-        f"expected, for example, and {found}\n{WAYS_OUT}"
+        f"expected, for example, and {found}\n{UNLABELLED}\n{WAYS_OUT}"
     )
 
 

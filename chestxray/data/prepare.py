@@ -7,7 +7,7 @@ import os
 import sys
 from pathlib import Path
 
-from chestxray.data.cache import describe_shallow, describe_skipped, load_images
+from chestxray.data.cache import describe_notes, describe_skipped, load_images
 from chestxray.runtime.cli import Parser, number, run_command, say
 from chestxray.runtime.signals import StopRequest
 from chestxray.runtime.text import plural
@@ -62,7 +62,7 @@ def main(argv: list[str] | None = None) -> int:
         images = load_images(
             paths, args.size, args.folder, args.cache_dir, args.workers, stop.check, args.bits
         )
-        say(describe_shallow(images.shallow))
+        say(*describe_notes(images.notes))
         ready = len(paths) - len(images.broken)
         say(f"{plural(ready, 'image')} of {args.size} pixels a side ready in {args.cache_dir}")
         if images.broken:

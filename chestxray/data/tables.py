@@ -217,7 +217,7 @@ def _fault_of_header(path: Path) -> str:
     return ""
 
 
-def _named_columns(header: list[str]) -> dict[str, str]:
+def named_columns(header: list[str]) -> dict[str, str]:
     """Our names of the columns that a header has -> its own."""
     known = {_plain(name): name for name in reversed(header)}
     return {
@@ -234,7 +234,7 @@ def _plain(name: str) -> str:
 
 def _columns(path: Path, content: bytes) -> dict[str, str]:
     header = header_of(content)
-    columns = _named_columns(header)
+    columns = named_columns(header)
     if all(name in columns for name in _NEEDED):
         return columns
     check_form(path, content, "label table")

@@ -24,7 +24,8 @@ class Workset:
     """Decoded images with their labels, patients and parts of the split.
 
     Attributes:
-        rows: N of them, as in Entries.rows, with the column split.
+        rows: N of them, as in Entries.rows, with the column split; of images without labels, as in
+            UnlabelledImages.rows, with the column patient where it is known.
         pixels: (M, size, size) uint8.
         cache_index: (N,) where each row's image lies in `pixels`.
     """
@@ -35,8 +36,8 @@ class Workset:
 
     @property
     def targets(self) -> np.ndarray:
-        """(N, 15) zeros and ones."""
-        return self.rows[list(CLASSES)].to_numpy()
+        """(N, 15) zeros and ones; (N, 0) without labels."""
+        return self.rows[[name for name in CLASSES if name in self.rows]].to_numpy(np.uint8)
 
     def digest(self) -> str:
         """A short name of images, parts and labels, by which two machines compare theirs."""
@@ -52,20 +53,23 @@ class Workset:
             device: where batches are wanted.
             free: bytes of its memory; a GPU keeps the images where all take at most half of that.
         """
-        size = self.pixels.shape[1]
-        resident = device.type == "cuda" and fit_on_device(len(self.rows), size, free)
         masks = [self.rows["split"].isin(part).to_numpy() for part in parts]
-        return [
-            ChestDataset(
-                self.rows["image"].to_numpy()[mask],
-                self.pixels,
-                self.cache_index[mask],
-                self.targets[mask],
-                device,
-                resident,
-            )
-            for mask in masks
-        ]
+        return [self._dataset(mask, device, free) for mask in masks]
+
+    def dataset(self, device: torch.device, free: int) -> ChestDataset:
+        """A data set of all images; the arguments are those of `datasets`."""
+        return self._dataset(np.ones(len(self.rows), dtype=bool), device, free)
+
+    def _dataset(self, mask: np.ndarray, device: torch.device, free: int) -> ChestDataset:
+        size = self.pixels.shape[1]
+        return ChestDataset(
+            self.rows["image"].to_numpy()[mask],
+            self.pixels,
+            self.cache_index[mask],
+            self.targets[mask],
+            device,
+            resident=device.type == "cuda" and fit_on_device(len(self.rows), size, free),
+        )
 
 
 def keep_readable(

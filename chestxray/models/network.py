@@ -90,8 +90,8 @@ class StagedNetwork(nn.Module):
 class FoldedNetwork(nn.Module):
     """Sections of a network as one function that does not change: BatchNorm folded, no graph.
 
-    Its output for an image does not depend on the others in the batch: on a CPU, with two threads
-    or more, it has the same bits in every batch.
+    On a CPU with two threads or more the maps of an image have the same bits in every batch. The
+    logits, and the maps that one thread computes, do not: evaluation.predict keeps to one size.
 
     Args:
         sections: by name, in their order; they are copied.

@@ -14,8 +14,8 @@ from helpers import BROKEN, ROOT, never, noise_image
 from PIL import Image
 
 from chestxray.data import cache
-from chestxray.data.cache import DecodedImages, describe_broken, describe_shallow, load_images
-from chestxray.data.decoding import decode
+from chestxray.data.cache import DecodedImages, describe_broken, describe_notes, load_images
+from chestxray.data.decoding import NEARLY_BLACK, decode
 from chestxray.runtime.files import folder_lock
 
 SIZE = 24
@@ -187,7 +187,7 @@ def test_each_size_has_its_own_cache_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_shallow_images_are_known_from_the_cache_too(tmp_path: Path, workers: int) -> None:
+def test_notes_on_images_are_known_from_the_cache_too(tmp_path: Path, workers: int) -> None:
     paths = folder_of(tmp_path / "data", 36)
     dark = [paths[20], paths[3]]
     for path in dark:
@@ -195,12 +195,26 @@ def test_shallow_images_are_known_from_the_cache_too(tmp_path: Path, workers: in
     data, folder = tmp_path / "data", tmp_path / "cache"
     for known, place in ((Counter(), folder), (never, folder), (Counter(), None)):
         images = load_images(paths, SIZE, data, place, workers, check=known)
-        assert sorted(images.shallow) == sorted(dark)
-        assert load_images(paths[:9], SIZE, data, place).shallow == [paths[3]]
-    said = describe_shallow(images.shallow)
-    assert said is not None and "no value above 4,095 in 2 images of 16 bits" in said
-    assert "--bits 12" in said and "(00000003_000.png, 00000020_000.png)" in said
-    assert describe_shallow([]) is None
+        assert images.notes == dict.fromkeys(dark, (NEARLY_BLACK,))
+        assert load_images(paths[:9], SIZE, data, place).notes.keys() == {paths[3]}
+    (said,) = describe_notes(images.notes)
+    assert said.startswith("warning: 2 images (00000003_000.png, 00000020_000.png): nearly black")
+    assert "no value above 4,095" in said and "--bits 12" in said
+    assert describe_notes({}) == []
+
+
+def test_files_of_one_name_size_and_time_in_two_folders_are_two(tmp_path: Path) -> None:
+    paths = []
+    for number, folder in enumerate(("a", "b")):
+        path = tmp_path / "data" / folder / "IM0001.png"
+        path.parent.mkdir(parents=True)
+        Image.fromarray(np.full((9, 9), 100 + number, dtype=np.uint8)).save(path)
+        os.utime(path, ns=(0, 0))
+        paths.append(str(path))
+    assert len({os.stat(path).st_size for path in paths}) == 1
+    for _ in range(2):
+        images = load_images(paths, SIZE, tmp_path / "data", tmp_path / "cache")
+        assert [int(image[0, 0]) for image in decoded(images)] == [100, 101]
 
 
 def test_each_number_of_bits_has_its_own_cache_file(tmp_path: Path) -> None:
@@ -211,7 +225,7 @@ def test_each_number_of_bits_has_its_own_cache_file(tmp_path: Path) -> None:
         for check in (Counter(), never):
             images = load_images(*words, check=check, bits=bits)
             assert (decoded(images) == grey).all()
-            assert images.shallow == ([path] if bits == 16 else [])
+            assert list(images.notes) == ([path] if bits == 16 else [])
 
 
 def test_the_whole_set_reuses_what_a_subset_decoded(tmp_path: Path) -> None:

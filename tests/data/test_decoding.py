@@ -12,7 +12,7 @@ import pytest
 from helpers import BROKEN, ROOT, noise_image
 from PIL import Image
 
-from chestxray.data.decoding import decode
+from chestxray.data.decoding import NEARLY_BLACK, decode
 
 SIZE = 24
 
@@ -131,21 +131,15 @@ def test_sixteen_bits_with_the_values_of_twelve_are_noticed(tmp_path: Path) -> N
         levels = np.zeros((9, 7), dtype=np.uint16)
         levels[3, 3] = highest
         Image.fromarray(levels).save(path)
-        assert decode(path, SIZE).shallow == shallow
+        assert decode(path, SIZE).notes == ((NEARLY_BLACK,) if shallow else ())
         deep_colour(path, highest)
-        assert decode(path, SIZE).shallow == shallow
+        assert decode(path, SIZE).notes == ((NEARLY_BLACK,) if shallow else ())
     with pytest.raises(ValueError, match="16 bits a colour cannot be read with --bits 12; convert"):
         decode(path, SIZE, 12)
     Image.fromarray(np.ones((9, 7), dtype=np.uint8)).save(path)  # dark, and of 8 bits
-    assert not decode(path, SIZE).shallow
+    assert not decode(path, SIZE).notes
     Image.fromarray(np.full((9, 7), 4095, dtype=np.uint16)).save(path)
-    assert not decode(path, SIZE, 12).shallow  # nothing to say where bits were typed
-
-
-def test_a_dicom_file_is_called_one(tmp_path: Path) -> None:
-    (tmp_path / "a.png").write_bytes(bytes(128) + b"DICM" + bytes(200))
-    with pytest.raises(ValueError, match="a DICOM file, which is not read: convert it to PNG"):
-        decode(tmp_path / "a.png", SIZE)
+    assert not decode(path, SIZE, 12).notes  # nothing to say where bits were typed
 
 
 def test_colour_is_weighed_by_itu_r_601(tmp_path: Path) -> None:
@@ -187,7 +181,7 @@ def test_a_long_thin_image_takes_no_memory_for_its_square(tmp_path: Path) -> Non
     Image.new("1", (60_000, 2)).save(tmp_path / "strip.png")  # its square has 3.6 Gpx
     program = """
 import resource, sys
-from chestxray.data.decoding import decode
+from chestxray.data.decoding import NEARLY_BLACK, decode
 resource.setrlimit(resource.RLIMIT_AS, (2 << 30, 2 << 30))
 try:
     assert decode(sys.argv[1], 24).pixels.shape == (24, 24)
@@ -221,7 +215,7 @@ def test_a_broken_file_is_refused_with_the_reason(tmp_path: Path, name: str) -> 
 @pytest.mark.parametrize("kind", ["GIF", "TIFF", "BMP"])
 def test_another_format_under_the_name_png_is_refused(tmp_path: Path, kind: str) -> None:
     noise_image(0).save(tmp_path / "other.png", format=kind)
-    with pytest.raises(ValueError, match="not a PNG or JPEG"):
+    with pytest.raises(ValueError, match="not a PNG, JPEG or DICOM"):
         decode(tmp_path / "other.png", SIZE)
 
 

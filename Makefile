@@ -33,11 +33,13 @@ STAGE2 := $(DEMO_OUT)/stage2_0001_04.pth
 SCORES := $(STAGE2:.pth=_test_scores.csv)
 SETS := $(SCORES:.csv=_fnr_crc)
 NONEMPTY := $(SCORES:.csv=_fdr_ltt_nonempty)
+ELSEWHERE := $(DEMO_OUT)/elsewhere
+DICOM = $$($(BIN)/python -c 'import importlib.util as u; print(int(u.find_spec("pydicom") is not None))')
 DEMO_MAIN = $(BIN)/python main.py --output-dir $(DEMO_OUT) --cache-dir $(DEMO_CACHE) $(DEMO_FLAGS)
 # Written whole: a stop just after one must not delete it.
 .PRECIOUS: $(DRAWN) $(STAGE1) $(STAGE2) $(SCORES)
 
-demo: $(NONEMPTY)/.complete
+demo: $(ELSEWHERE)/.complete
 	@echo
 	@echo "The demo is complete; make clean-demo deletes it."
 	@echo "  drawn images   $(DEMO_DATA)/"
@@ -47,6 +49,7 @@ demo: $(NONEMPTY)/.complete
 	@echo "  metrics        $(SCORES:_scores.csv=_metrics.json)"
 	@echo "  FNR control    $(SETS)/report.md"
 	@echo "  FDR control    $(NONEMPTY)/report.md, levels.png"
+	@echo "  own images     $(DEMO_DATA)_elsewhere/images, $(ELSEWHERE)/sets.csv"
 	@echo "The images are drawn: the AUC shows that the program works, not how well it reads X-rays."
 
 $(DRAWN): | .venv/.installed
@@ -76,10 +79,17 @@ $(NONEMPTY)/.complete: | $(SETS)/.complete
 	$(BIN)/python -m chestxray.conformal $(SCORES) --overwrite --risk fdr --empty drop --alpha 0.7:0.9:0.05
 	@touch $@
 
+# Three images of other drawn patients, without labels; one is DICOM where the extra is installed.
+$(ELSEWHERE)/.complete: | $(NONEMPTY)/.complete
+	$(BIN)/python -m chestxray.phantom $(DEMO_DATA)_elsewhere --n 3 --size 64 --seed 1 --images-only --dicom $(DICOM)
+	$(BIN)/python -m chestxray.predict $(DEMO_DATA)_elsewhere --ckpt $(STAGE2) \
+	  --thresholds $(SETS)/thresholds.json --out $(ELSEWHERE) --cache-dir $(DEMO_CACHE) --overwrite
+	@touch $@
+
 must_exist = test -e $(1) || { echo "$(DEMO_OUT) holds another run: make clean-demo"; exit 1; }
 
 clean-demo:
-	rm -rf $(DEMO_DATA) $(DEMO_OUT) $(DEMO_CACHE)
+	rm -rf $(DEMO_DATA) $(DEMO_DATA)_elsewhere $(DEMO_OUT) $(DEMO_CACHE)
 
 lint: .venv/.installed
 	$(BIN)/ruff format --check .

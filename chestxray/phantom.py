@@ -7,6 +7,7 @@ finding as its own sign at a strength that varies, some too faint to see. A mode
 knows drawings; its AUC says that the program works and nothing about chests.
 """
 
+import importlib.util
 import math
 import sys
 from collections.abc import Callable
@@ -17,6 +18,7 @@ import numpy as np
 from PIL import Image
 
 from chestxray.labels import CLASSES, FINDINGS, NO_FINDING, decode
+from chestxray.phantom_dicom import INSTALL_DICOM, dicom_bytes
 from chestxray.runtime.cli import Parser, number, run_command, say
 from chestxray.runtime.files import sweep, whole_file
 from chestxray.runtime.progress import Progress
@@ -408,6 +410,8 @@ def draw_dataset(
     size: int = 256,
     seed: int = 0,
     check: Callable[[], None] = lambda: None,
+    images_only: bool = False,
+    dicom: int = 0,
 ) -> None:
     """Draw `n` images with table and both lists into `folder`, in the layout of the NIH release.
 
@@ -420,6 +424,8 @@ def draw_dataset(
         size: side in pixels.
         seed: the same seed gives the same bytes.
         check: called between images; an exception from it ends the drawing.
+        images_only: without table and lists, like images of one's own.
+        dicom: how many of the last images are DICOM files, which takes the extra.
 
     Raises:
         FileExistsError: the folder holds a table, or images that this call would not have drawn.
@@ -427,9 +433,14 @@ def draw_dataset(
     table = folder / "Data_Entry_2017.csv"
     if table.exists():
         raise FileExistsError(f"{table} exists; name an empty folder or delete that one first")
-    _start_or_continue(folder, f"--n {n} --size {size} --seed {seed}")
+    others = f"{' --images-only' if images_only else ''}{f' --dicom {dicom}' if dicom else ''}"
+    _start_or_continue(folder, f"--n {n} --size {size} --seed {seed}{others}")
     plan = plan_dataset(n, seed)
+    for row in range(max(0, n - dicom), n):
+        plan.image_names[row] = plan.image_names[row].replace(".png", ".dcm")
     _draw_images(folder / "images", plan, size, check)
+    if images_only:
+        return
     _write_lines(folder / "train_val_list.txt", plan.image_names[~plan.in_test])
     _write_lines(folder / "test_list.txt", plan.image_names[plan.in_test])
     _write_lines(table, [_HEADER, *_table_rows(plan, size)], end="\r\n")  # as in the release
@@ -471,8 +482,12 @@ def _draw_images(folder: Path, plan: Plan, size: int, check: Callable[[], None])
             pixels = draw_image(
                 plan.targets[row], size, plan.patient_seeds[row], plan.image_seeds[row]
             )
-            with whole_file(folder / plan.image_names[row], "wb") as file:
-                Image.fromarray(pixels).save(file, format="PNG", compress_level=1)
+            name = plan.image_names[row]
+            with whole_file(folder / name, "wb") as file:
+                if name.endswith(".dcm"):
+                    file.write(dicom_bytes(pixels, name, f"{plan.patients[row]:08d}"))
+                else:
+                    Image.fromarray(pixels).save(file, format="PNG", compress_level=1)
             progress.advance(1)
 
 
@@ -519,16 +534,30 @@ def build_parser() -> Parser:
         default=0,
         help="the same seed gives the same bytes (default: 0)",
     )
+    parser.add_argument(
+        "--images-only", action="store_true", help="no table and no lists, like images of your own"
+    )
+    parser.add_argument(
+        "--dicom",
+        metavar="N",
+        type=number(int, 0, math.inf, "a number of images, at least 0"),
+        default=0,
+        help="how many of the last images are DICOM files, which takes the extra (default: 0)",
+    )
     return parser
 
 
 def main(argv: list[str] | None = None) -> int:
     """Draw a data set from the command line; returns the exit code."""
-    args, _ = build_parser().parse(sys.argv[1:] if argv is None else argv)
+    parser = build_parser()
+    args, _ = parser.parse(sys.argv[1:] if argv is None else argv)
+    if args.dicom and importlib.util.find_spec("pydicom") is None:
+        parser.error(f"--dicom takes an extra that is not installed: {INSTALL_DICOM}")
 
     def work(stop: StopRequest) -> int:
+        how = {"images_only": args.images_only, "dicom": args.dicom}
         try:
-            draw_dataset(args.folder, args.n, args.size, args.seed, stop.check)
+            draw_dataset(args.folder, args.n, args.size, args.seed, stop.check, **how)
         except Stopped:
             say("the images drawn so far are kept: the same command resumes from there")
             raise

@@ -223,7 +223,10 @@ class Prediction:
         """What the sets promise, what doubts that, and the first images, a line each."""
         report = applied.report
         said = [f"warning: {warning}" for warning in report.warnings]
-        said += [f"alpha {entry.certificate.alpha}: {entry.guarantee}" for entry in report.entries]
+        said += [
+            f"alpha {entry.certificate.alpha}: {entry.guarantee or 'nothing is certified'}"
+            for entry in report.entries
+        ]
         lines = [part for line in said for part in wrapped(line)]
         sets = {c.alpha: prediction_sets(applied.rows, c) for c in report.certified}
         names = np.array(applied.table.classes, dtype=object)

@@ -71,8 +71,9 @@ def test_the_demo_learns_and_goes_on_where_it_was_stopped(tmp_path: Path) -> Non
 
     printed = ended_well(make(tmp_path, "demo"))
     print(printed)
-    assert f"resuming from {out}/last.pth" in printed and "drawn images (no" not in printed
+    assert f"resuming from {out}/last.pth" in printed and "3,000 drawn images" not in printed
     assert_it_has_learned(out, printed)
+    assert_images_from_elsewhere_have_sets(out / "elsewhere", printed)
 
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
     printed = ended_well(make(tmp_path, "demo"))
@@ -104,6 +105,16 @@ def assert_it_has_learned(out: Path, printed: str) -> None:
         out / STAGE_2.replace(".pth", "_test_scores.csv"), conformal
     )
     assert "drawn" in printed
+
+
+def assert_images_from_elsewhere_have_sets(folder: Path, printed: str) -> None:
+    """Three images without labels, one of them DICOM as the extra is there; a line for each."""
+    sets = pd.read_csv(folder / "sets.csv", keep_default_na=False)
+    assert sets.groupby("alpha")["image"].nunique().tolist() == [3, 3]
+    told = json.loads((folder / "predict.json").read_text())["read_as"]
+    assert {kind: found["images"] for kind, found in told.items()} == {"DICOM": 1, "PNG": 2}
+    shown = [line for line in printed.splitlines() if "(highest: " in line]
+    assert [line.split()[0] for line in shown] == sets["image"].unique().tolist()
 
 
 def assert_nonempty_sets_are_controlled(folder: Path) -> None:

@@ -15,6 +15,7 @@ import pytest
 from helpers import ROOT, wait_until
 from PIL import Image
 
+from chestxray.data.decoding import decode
 from chestxray.data.entries import read_entries
 from chestxray.labels import CLASSES, FINDINGS, NO_FINDING
 from chestxray.phantom import draw_dataset, draw_image, draw_labels, draw_patients, main
@@ -278,3 +279,24 @@ def test_wrong_usage_exits_2_and_draws_nothing(
         main(words)
     assert leaving.value.code == 2
     assert not list(tmp_path.iterdir())
+
+
+def test_images_alone_have_neither_table_nor_lists_and_some_are_dicom(tmp_path: Path) -> None:
+    pytest.importorskip("pydicom", reason="the extra dicom is not installed")
+    words = ["--n", "4", "--size", "32", "--images-only", "--dicom", "2"]
+    contents = []
+    for name in ("a", "b"):
+        assert main([str(tmp_path / name), *words]) == 0
+        paths = sorted((tmp_path / name).rglob("*.*"))
+        contents.append({path.name: path.read_bytes() for path in paths})
+    assert contents[0] == contents[1]
+    assert sorted(Path(name).suffix for name in contents[0]) == [
+        *(".dcm", ".dcm", ".png", ".png", ".txt")
+    ]
+    assert main([str(tmp_path / "a"), "--n", "4", "--size", "32"]) == 1  # of another drawing
+    draw_dataset(tmp_path / "png", 4, 32)
+    for path in (tmp_path / "a").rglob("*.dcm"):
+        theirs = tmp_path / "png" / "images" / f"{path.stem}.png"
+        ours, theirs_decoded = (decode(each, 32) for each in (path, theirs))
+        np.testing.assert_array_equal(ours.pixels, theirs_decoded.pixels)
+        assert ours.notes == ()

@@ -1,5 +1,6 @@
 """python -m chestxray.predict and chestxray.load: scores and sets of images without labels."""
 
+import doctest
 import json
 import os
 import shutil
@@ -399,6 +400,22 @@ def test_what_a_loaded_model_refuses(tested: Path, tmp_path: Path) -> None:
         assert model.score(tmp_path, skip_bad_images=True)["image"].tolist() == ["b.png"]
     with pytest.raises(FileNotFoundError, match="was not found"):
         chestxray.load("none.pth")
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_python_of_the_documentation_runs_as_it_stands(
+    tested: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("checkpoints").mkdir()
+    shutil.copy(tested / CKPT, "checkpoints/stage2_0001_08.pth")
+    shutil.copy(tested / "cal/thresholds.json", "thresholds.json")
+    Path("folder").mkdir()
+    for number in range(3):
+        noise_image(number).save(f"folder/{number}.png")
+    page = str(ROOT / "docs" / "own-images.md")
+    failed, tried = doctest.testfile(page, module_relative=False)
+    assert (failed, tried) == (0, 9)
 
 
 def test_the_package_alone_loads_no_torch() -> None:

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from chestxray.data import codestream
+from chestxray.phantom_dicom import INSTALL_DICOM
 from chestxray.runtime.text import plural
 
 if TYPE_CHECKING:
@@ -35,7 +36,6 @@ READING = (
     "0 to 255; without a usable window by the extremes of the pixels that are not padding; "
     "MONOCHROME1 inverted"
 )
-INSTALL = "pip install -r requirements-dicom.txt"
 
 LATERAL = "a lateral view; the network has learned frontal ones"
 OTHER_PART = "another part of the body than the chest, by its header"
@@ -102,7 +102,7 @@ def is_dicom(content: bytes) -> bool:
 def install_hint() -> str | None:
     """What keeps DICOM files from being read, and the way out; None where nothing does."""
     if importlib.util.find_spec("pydicom") is None:
-        return f"DICOM files are read with an extra that is not installed: {INSTALL}"
+        return f"DICOM files are read with an extra that is not installed: {INSTALL_DICOM}"
     if importlib.util.find_spec("dl") is not None:  # gdcm, which pydicom imports, would take it
         return (
             "a file or folder called dl where Python looks for modules (the working directory?) "
@@ -263,7 +263,7 @@ def _load_gdcm() -> None:
         import gdcm
     except ImportError:
         raise _Refused(
-            f"a DICOM file with compressed pixels; gdcm, which reads them, is missing: {INSTALL}"
+            f"compressed pixels; gdcm, which reads them, is not installed: {INSTALL_DICOM}"
         ) from None
     for switch in (gdcm.Trace.DebugOff, gdcm.Trace.WarningOff, gdcm.Trace.ErrorOff):
         switch()

@@ -66,7 +66,7 @@ def read_entries(folder: Path, subset: Path | None = None) -> Entries:
     try:
         table = read_tables(find_tables(folder))
     except FileNotFoundError as error:
-        raise FileNotFoundError(f"{error}\n{UNLABELLED}\n{WAYS_OUT}") from None
+        raise FileNotFoundError(f"{error}; {UNLABELLED}\n{WAYS_OUT}") from None
     rows, notes = match_images(table.rows, find_images(folder), folder)
     if subset is not None:
         rows, note = _keep_subset(rows, subset)
@@ -165,7 +165,7 @@ def _describe_mismatch(table: pd.DataFrame, images: pd.DataFrame, folder: Path) 
     found = f"{images['name'].iloc[0]} was found" if len(images) else "there are no images"
     return (
         f"no row of the label table has an image below {folder}: {table['image'].iloc[0]} was "
-        f"expected, for example, and {found}\n{UNLABELLED}\n{WAYS_OUT}"
+        f"expected, for example, and {found}; {UNLABELLED}\n{WAYS_OUT}"
     )
 
 

@@ -45,7 +45,7 @@ def with_patients(images: Workset, table: Path | None) -> tuple[Workset, str]:
         for path, kind in zip(rows["path"], rows["kind"], strict=True)
     ]
     if "" in ids:
-        return images, "no patients are named: an image stands for itself"
+        return images, "no patients are named (--patients CSV): an image stands for itself"
     rows = rows.assign(patient=number_patients(ids))
     count = plural(rows["patient"].nunique(), "patient")
     said = f"{count}, numbered from {rows['patient'].iloc[0]} in order of appearance"

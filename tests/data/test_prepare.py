@@ -39,7 +39,7 @@ def test_prepare_warns_of_12_bits_in_16_and_keeps_bits_12_apart(
     words = [str(tmp_path / "data"), "--cache-dir", str(tmp_path / "cache"), "--size", "32"]
     for _ in range(2):
         assert prepare.main(words) == 0
-        assert f"16 bits ({deep.name})" in capsys.readouterr().out
+        assert f"1 image ({deep.name}): nearly black" in capsys.readouterr().out
     assert prepare.main([*words, "--bits", "12"]) == 0
     assert "warning" not in capsys.readouterr().out
     paths = read_entries(tmp_path / "data").rows["path"].tolist()

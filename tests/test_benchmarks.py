@@ -74,3 +74,9 @@ def test_speeds_are_given_for_each_batch_size(tmp_path: Path) -> None:
     assert [row["what"] for row in found] == 2 * whats
     assert [row["batch"] for row in found] == 3 * [2] + 3 * [4]
     assert all(row["images_per_second"] > 0 for row in found)
+
+
+def test_predict_is_timed_against_the_test_of_the_same_images(tmp_path: Path) -> None:
+    content = run_benchmark(tmp_path, "benchmarks.predict", "--images", "32", "--rounds", "1")
+    (test,), (predict,) = content["images_per_second"].values()
+    assert content["predict_over_test"]["median"] == pytest.approx(predict / test)

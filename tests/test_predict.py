@@ -19,6 +19,7 @@ from PIL import Image
 import chestxray
 from chestxray import predict
 from chestxray.conformal.__main__ import main as conformal
+from chestxray.data.unlabelled import find_unlabelled
 from chestxray.labels import CLASSES, FINDINGS
 from chestxray.scores import ScoredBy, read_scores, scored_by
 
@@ -234,14 +235,17 @@ def test_an_unreadable_image_stops_all_or_is_left_out_and_named(
     whole = Path("own/good.png").read_bytes()
     for number, (damage, _) in enumerate(BROKEN.values()):
         Path(f"own/bad{number}.png").write_bytes(damage(whole))
+    Path("own/bad8.png").symlink_to("nowhere.png")
+    Path("own/bad9.png").mkdir()
+    number = len(BROKEN) + 1
     assert command("own") == 1
     said = capsys.readouterr().err
-    assert f"{len(BROKEN)} images cannot be read; --skip-bad-images" in said
+    assert f"{number} images cannot be read; --skip-bad-images" in said
     assert not Path("predictions").exists()
     assert command("own", "--skip-bad-images") == 0
     assert list(texts(Path("predictions/scores.csv")).index) == ["good.png"]
     left_out = json.loads(Path("predictions/predict.json").read_text())["left_out"]
-    assert sorted(left_out) == sorted(f"bad{n}.png" for n in range(len(BROKEN)))
+    assert sorted(left_out) == [f"bad{n}.png" for n in range(number)]
 
 
 def test_sixteen_bits_are_read_as_main_reads_them(
@@ -344,12 +348,19 @@ def test_a_folder_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     (tmp_path / "own" / "closed").mkdir(parents=True)
     noise_image(0).save(tmp_path / "own" / "a.png")
     (tmp_path / "own" / "closed").chmod(0)
-    if os.getuid() == 0:
-        pytest.skip("nothing is closed to root")
-    with pytest.raises(PermissionError, match="closed"):
-        from chestxray.data.unlabelled import find_unlabelled
-
-        find_unlabelled([tmp_path / "own"])
+    folder = os.open(tmp_path / "own", os.O_RDONLY)  # whose parents may be closed, too
+    child = os.fork()
+    if child == 0:
+        os.fchdir(folder)
+        if os.getuid() == 0:  # to whom nothing is closed
+            os.setuid(65534)
+        try:
+            find_unlabelled([Path()])
+        except PermissionError as error:
+            os._exit(3 if "closed" in str(error) else 4)
+        os._exit(5)
+    os.close(folder)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 3
 
 
 # In Python.

@@ -10,7 +10,7 @@ import pandas as pd
 
 from chestxray.csv_files import unpacked
 from chestxray.data.tables import check_names, find_tables, folders_below, read_tables
-from chestxray.labels import CLASSES
+from chestxray.labels import CLASSES, UNLABELLED
 from chestxray.runtime.text import join_limited, plural
 
 PARTS = ("train", "val", "test")  # of the split
@@ -22,7 +22,6 @@ WAYS_OUT = (
     "docs/data.md says where to get the NIH images (--data_path DIR names their folder); "
     "`make demo` runs everything on drawn ones"
 )
-UNLABELLED = "python -m chestxray.predict FOLDER --ckpt FILE scores images that have no labels"
 
 
 @dataclass(frozen=True)
@@ -66,7 +65,7 @@ def read_entries(folder: Path, subset: Path | None = None) -> Entries:
     try:
         table = read_tables(find_tables(folder))
     except FileNotFoundError as error:
-        raise FileNotFoundError(f"{error}; {UNLABELLED}\n{WAYS_OUT}") from None
+        raise FileNotFoundError(f"{error}\n{WAYS_OUT}") from None
     rows, notes = match_images(table.rows, find_images(folder), folder)
     if subset is not None:
         rows, note = _keep_subset(rows, subset)

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from chestxray.csv_files import check_form, header_of, read_texts, unpacked
-from chestxray.labels import CLASSES, canonical, decode, encode, split_labels
+from chestxray.labels import CLASSES, UNLABELLED, canonical, decode, encode, split_labels
 from chestxray.patients import Patients, is_no_id, read_patients, rounded_fault
 from chestxray.runtime.text import is_harmless, is_missing, join_limited, plural
 
@@ -76,7 +76,7 @@ def find_tables(folder: Path) -> list[Path]:
         if tables:
             return tables
         others += files
-    found = f"; {_fault_of_header(others[0])}" if others else ""
+    found = f"; {_fault_of_header(others[0]) if others else UNLABELLED}"
     raise FileNotFoundError(
         f"there is no label table (Data_Entry_2017.csv, for example) in {folder} or one level "
         f"below{found}"
@@ -240,7 +240,7 @@ def _columns(path: Path, content: bytes) -> dict[str, str]:
     check_form(path, content, "label table")
     raise ValueError(
         f"{path} is not a label table: it needs columns Image Index and Finding Labels and has "
-        f"{join_limited(header) or 'none'} (docs/data.md says more)"
+        f"{join_limited(header) or 'none'} (docs/data.md says more; {UNLABELLED})"
     )
 
 
@@ -291,11 +291,17 @@ def _encode_column(path: Path, texts: pd.Series, names: pd.Series) -> tuple[np.n
             for line, name, code in zip(_lines(bad), names[bad], codes[bad], strict=True)
         ]
         raise ValueError(
-            f"{path}: {plural(len(faults), 'row')} with unusable labels\n{join_limited(faults)}"
+            f"{path}: {plural(len(faults), 'row')} with unusable labels{_way_out(texts)}\n"
+            + join_limited(faults)
         )
     targets = np.array(vectors, dtype=np.uint8).reshape(-1, len(CLASSES))[codes]
     read_as = [f"{theirs} as {ours}" for theirs, ours in sorted(spellings.items())]
     return targets, [f"{path.name}: labels read: {join_limited(read_as)}"] if read_as else []
+
+
+def _way_out(texts: pd.Series) -> str:
+    """Where rows have no label at all, what scores their images; nobody is to make one up."""
+    return f" ({UNLABELLED})" if (texts.str.strip(" |") == "").any() else ""
 
 
 def _read_patients(path: Path, text: pd.DataFrame) -> tuple[pd.Series, list[str]]:

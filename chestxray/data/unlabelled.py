@@ -66,7 +66,7 @@ def find_unlabelled(typed: Iterable[Path]) -> UnlabelledImages:
                 others.append(str(path))
                 continue
             first = paths.setdefault(name, path)
-            if first != path and not os.path.samefile(first, path):
+            if os.path.realpath(first) != os.path.realpath(path):
                 raise ValueError(
                     f"{first} and {path} would both be called {name}: name a folder that holds both"
                 )
@@ -77,7 +77,7 @@ def find_unlabelled(typed: Iterable[Path]) -> UnlabelledImages:
     _check_names(names)
     files = [str(paths[name]) for name in names]
     rows = pd.DataFrame({"image": names, "path": files}, dtype=object)
-    rows["kind"] = [kind_of(file) or "" for file in files]
+    rows["kind"] = [_kind(file) for file in files]
     folder = os.path.commonpath([os.path.dirname(os.path.abspath(file)) for file in files])
     return UnlabelledImages(rows, Path(folder), others)
 
@@ -108,7 +108,15 @@ def _refuse(error: OSError) -> None:
 
 
 def _is_image(path: Path) -> bool:
-    return path.name.lower().endswith((*IMAGE_SUFFIXES, *DICOM_SUFFIXES)) or bool(kind_of(path))
+    return path.name.lower().endswith((*IMAGE_SUFFIXES, *DICOM_SUFFIXES)) or bool(_kind(path))
+
+
+def _kind(path: str | Path) -> str:
+    """The kind of a file, "" where it is none or cannot be read; decoding it will say why."""
+    try:
+        return kind_of(path) or ""
+    except OSError:
+        return ""
 
 
 def _check_names(names: list[str]) -> None:

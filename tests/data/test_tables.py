@@ -561,3 +561,12 @@ def test_where_the_real_tables_differ_it_is_counted(nih_tables, smaller, differi
     )
     assert reason in note
     assert table.rows[list(CLASSES)].sum().to_dict() == {k: row[0] for k, row in COUNTS.items()}
+
+
+def test_rows_without_labels_are_pointed_to_what_scores_them(tmp_path):
+    """Nobody is to be told to write a label that no one gave."""
+    for content in ("Image Index,Finding Labels\na.png,Mass\nb.png,\n", "Image Index\na.png\n"):
+        (tmp_path / "Data_Entry_2017.csv").write_text(content)
+        with pytest.raises(ValueError, match=r"python -m chestxray\.predict") as refused:
+            read_table(tmp_path / "Data_Entry_2017.csv")
+        assert "No Finding" not in str(refused.value)

@@ -23,6 +23,7 @@ from chestxray.runtime.distributed import silence_other_ranks
 from chestxray.runtime.signals import StopRequest
 
 if TYPE_CHECKING:
+    from chestxray.data.cache import DecodedImages
     from chestxray.data.unlabelled import UnlabelledImages
     from chestxray.prediction import Thresholds
     from chestxray.runtime.job import Job
@@ -69,7 +70,6 @@ def score(
     from chestxray import prediction
     from chestxray.checkpoints.initial import start_network
     from chestxray.checkpoints.lookup import open_to_test
-    from chestxray.data.cache import describe_notes, load_images
     from chestxray.data.patient_names import with_patients
     from chestxray.data.workset import keep_readable
     from chestxray.evaluation.predict import predict, scores_table
@@ -81,17 +81,7 @@ def score(
     origin = prediction.Origin.of(options, opened, job)
     if job.writes:
         origin.check_folder(options.out, options.overwrite)
-    with job.processes.local_rank_first(job.stop.check, at_once=options.no_cache):
-        decoded = load_images(
-            images.rows["path"].tolist(),
-            origin.size,
-            images.source,
-            None if options.no_cache else Path(options.cache_dir),
-            decoding_processes(options.workers),
-            job.stop.check,
-            options.bits,
-        )
-    say(*describe_notes(decoded.notes))
+    decoded = decode(options, images, origin.size, job)
     workset, skipped = keep_readable(images.rows, decoded, options.skip_bad_images)
     workset, named = with_patients(workset, options.patients)
     say(*skipped, named)
@@ -112,6 +102,26 @@ def score(
         read = [path for path in (options.patients, options.thresholds) if path]
         say(*found.write(options.out, *read))
     return 0
+
+
+def decode(
+    options: argparse.Namespace, images: "UnlabelledImages", size: int, job: "Job"
+) -> "DecodedImages":
+    """Decode the images, or take them from the cache, and say what was noted of them."""
+    from chestxray.data.cache import describe_notes, load_images
+
+    with job.processes.local_rank_first(job.stop.check, at_once=options.no_cache):
+        decoded = load_images(
+            images.rows["path"].tolist(),
+            size,
+            images.source,
+            None if options.no_cache else Path(options.cache_dir),
+            decoding_processes(options.workers),
+            job.stop.check,
+            options.bits,
+        )
+    say(*describe_notes(decoded.notes))
+    return decoded
 
 
 def build_parser() -> Parser:

@@ -128,12 +128,16 @@ def read_radiograph(content: bytes, most_pixels: int) -> Radiograph:
         try:
             header = _read_header(content)
             _refuse_others(header, most_pixels)
-            shown, noted = _displayed(_stored_values(header), header)
+            stored = _stored_values(header)
             notes = _notes(header)
         except _Refused:
             raise
         except _faults():  # whose texts quote the header
             raise _Refused("a DICOM file that is damaged or cut off") from None
+        try:
+            shown, noted = _displayed(stored, header)
+        except _faults():
+            raise _Refused("a DICOM file whose modality or VOI LUT cannot be used") from None
     grey = np.rint(255 * shown).astype(np.uint8)
     inverted = header.PhotometricInterpretation == "MONOCHROME1"
     return Radiograph(255 - grey if inverted else grey, (*notes, *noted))

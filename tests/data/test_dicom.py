@@ -134,6 +134,12 @@ def test_a_voi_lut_is_used_before_a_window(
     assert np.abs(found.grey - expected).max() <= 1 and found.notes == ()
 
 
+def test_a_lut_that_cannot_be_used_is_refused() -> None:
+    header = make_dicom(picture(8), VOILUTSequence=lut(np.arange(256), 0, 9))
+    with pytest.raises(ValueError, match="modality or VOI LUT cannot be used"):
+        read(header)
+
+
 def test_a_modality_lut_comes_first() -> None:
     pixels, values = picture(8), np.arange(255, -1, -1)
     header = make_dicom(pixels, ModalityLUTSequence=lut(values, 0, 8), **FULL)

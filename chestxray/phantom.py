@@ -7,7 +7,6 @@ finding as its own sign at a strength that varies, some too faint to see. A mode
 knows drawings; its AUC says that the program works and nothing about chests.
 """
 
-import importlib.util
 import math
 import sys
 from collections.abc import Callable
@@ -18,8 +17,9 @@ import numpy as np
 from PIL import Image
 
 from chestxray.labels import CLASSES, FINDINGS, NO_FINDING, decode
-from chestxray.phantom_dicom import INSTALL_DICOM, dicom_bytes
+from chestxray.phantom_dicom import dicom_bytes
 from chestxray.runtime.cli import Parser, number, run_command, say
+from chestxray.runtime.extras import install_hint
 from chestxray.runtime.files import sweep, whole_file
 from chestxray.runtime.progress import Progress
 from chestxray.runtime.signals import Stopped, StopRequest
@@ -551,8 +551,9 @@ def main(argv: list[str] | None = None) -> int:
     """Draw a data set from the command line; returns the exit code."""
     parser = build_parser()
     args, _ = parser.parse(sys.argv[1:] if argv is None else argv)
-    if args.dicom and importlib.util.find_spec("pydicom") is None:
-        parser.error(f"--dicom takes an extra that is not installed: {INSTALL_DICOM}")
+    missing = install_hint("dicom")
+    if args.dicom and missing:
+        parser.error(missing)
 
     def work(stop: StopRequest) -> int:
         how = {"images_only": args.images_only, "dicom": args.dicom}

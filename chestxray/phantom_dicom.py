@@ -4,8 +4,6 @@ import io
 
 import numpy as np
 
-INSTALL_DICOM = "pip install -r requirements-dicom.txt"
-
 
 def dicom_bytes(pixels: np.ndarray, name: str, patient: str) -> bytes:
     """The content of a DICOM file; the same image gives the same bytes.

@@ -38,6 +38,9 @@ def make_dicom(pixels: np.ndarray, **tags: Any) -> Dataset:
     header.SOPClassUID = DigitalXRayImageStorageForPresentation
     header.SOPInstanceUID = "1.2.3.4"
     header.PatientName, header.PatientID = NAME, ID
+    header.AccessionNumber = header.OtherPatientIDs = header.StudyID = "PLANTED-1"
+    header.InstitutionName = header.ReferringPhysicianName = "PLANTED"
+    header.PatientBirthDate = header.StudyDate = "19010203"
     header.Modality, header.PhotometricInterpretation = "DX", "MONOCHROME2"
     header.Rows, header.Columns = pixels.shape
     header.SamplesPerPixel = 1

@@ -26,7 +26,7 @@ class Codestream:
 
 def is_complete(stream: bytes) -> bool:
     """Return whether a stream has its end; decoders fill with grey what is missing."""
-    return stream.rstrip(b"\0").endswith(_END)
+    return stream.rstrip(b"\0\xff").endswith(_END)
 
 
 def read_header(stream: bytes) -> Codestream:
@@ -57,6 +57,8 @@ def _of_jpeg(stream: bytes) -> Codestream:
     """All segments up to the pixels are walked: decoders search behind one that is damaged."""
     place, found = len(_JPEG), []
     while True:
+        while stream[place + 1 : place + 2] == b"\xff":  # markers may be filled up
+            place += 1
         mark, marker, length = struct.unpack(">BBH", stream[place : place + 4])
         if mark != 0xFF or marker not in _SEGMENTS or length < 2:
             raise ValueError("no segment where one belongs")

@@ -25,8 +25,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from chestxray.data import codestream
-from chestxray.phantom_dicom import INSTALL_DICOM
-from chestxray.runtime.text import plural
+from chestxray.patients import is_no_id
+from chestxray.runtime import extras
+from chestxray.runtime.text import plural, size_text
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -42,13 +43,17 @@ OTHER_PART = "another part of the body than the chest, by its header"
 FOR_PROCESSING = "made for processing, not for display, by its header"
 BURNED_IN = "text is burned into the pixels, by its header: it may name the patient"
 SEVERAL_WINDOWS = "several windows, of which the first was used"
+BLANK = "a single grey level: nothing is to be seen"
 NO_WINDOW = "no usable window: scaled by its darkest and brightest pixel, not as the NIH's images"
 
 _PREFIX = 128  # bytes before the four that make a DICOM file
 _MARK = b"DICM"
 _RADIOGRAPHS = ("CR", "DX", "RG", "XC")
 _MONOCHROME = ("MONOCHROME1", "MONOCHROME2")
-_BITS = (8, 16, 32)  # allocated for a value
+_BITS = (8, 16)  # allocated for a value
+_HEADER_BYTES = 100_000_000  # at most, beside the pixels of a file that is packed
+_DEFLATED = b"1.2.840.10008.1.2.1.99"
+_NOBODY = {"ANON", "ANONYMOUS", "ANONYMIZED", "ANONYMISED", "UNKNOWN", "NO ID", "NOID", "0"}
 # Out of the standard's lists (PS3.3 C.7.3.1.1.1, C.7.6.3.1.2), so that nobody is named by them.
 _MODALITIES = {
     *("AU", "BI", "CT", "DOC", "ECG", "EPS", "ES", "GM", "HC", "IO", "IVOCT", "IVUS", "KO", "LS"),
@@ -101,8 +106,9 @@ def is_dicom(content: bytes) -> bool:
 
 def install_hint() -> str | None:
     """What keeps DICOM files from being read, and the way out; None where nothing does."""
-    if importlib.util.find_spec("pydicom") is None:
-        return f"DICOM files are read with an extra that is not installed: {INSTALL_DICOM}"
+    missing = extras.install_hint("dicom")
+    if missing:
+        return f"DICOM files are not read: {missing}"
     if importlib.util.find_spec("dl") is not None:  # gdcm, which pydicom imports, would take it
         return (
             "a file or folder called dl where Python looks for modules (the working directory?) "
@@ -126,33 +132,40 @@ def read_radiograph(content: bytes, most_pixels: int) -> Radiograph:
         raise _Refused(hint)
     with _silenced():
         try:
+            _check_unpacked_size(content, 2 * most_pixels + _HEADER_BYTES)
             header = _read_header(content)
             _refuse_others(header, most_pixels)
-            stored = _stored_values(header)
-            notes = _notes(header)
+            stored, notes = _stored_values(header), _notes(header)
         except _Refused:
             raise
         except _faults():  # whose texts quote the header
             raise _Refused("a DICOM file that is damaged or cut off") from None
         try:
-            shown, noted = _displayed(stored, header)
+            grey, noted = _grey(stored, header)
         except _faults():
-            raise _Refused("a DICOM file whose modality or VOI LUT cannot be used") from None
-    grey = np.rint(255 * shown).astype(np.uint8)
-    inverted = header.PhotometricInterpretation == "MONOCHROME1"
-    return Radiograph(255 - grey if inverted else grey, (*notes, *noted))
+            raise _Refused("a DICOM file whose rescale, LUT or window cannot be used") from None
+    blank = (BLANK,) if grey.min() == grey.max() else ()
+    return Radiograph(grey, (*notes, *noted, *blank))
 
 
 def read_patient_id(path: str | Path) -> str:
-    """The PatientID of a DICOM file, to tell patients apart and never to be shown; "" for none."""
+    """An id to tell patients apart and never to be shown; "" where the file has none.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
     from pydicom import dcmread
 
+    content = Path(path).read_bytes()
+    names = ["PatientID", "IssuerOfPatientID"]
     with _silenced():
         try:
-            header = dcmread(path, stop_before_pixels=True, specific_tags=["PatientID"])
-            return str(header.get("PatientID") or "").strip()
+            header = dcmread(io.BytesIO(content), stop_before_pixels=True, specific_tags=names)
+            patient, issuer = (str(header.get(name) or "").strip() for name in names)
         except _faults():
             return ""
+    nobody = is_no_id(patient) or patient.upper() in _NOBODY
+    return "" if nobody else f"{issuer}\n{patient}"
 
 
 def _faults() -> tuple[type[Exception], ...]:
@@ -176,6 +189,17 @@ def _silenced() -> Iterator[None]:
         logger.setLevel(level)
 
 
+def _check_unpacked_size(content: bytes, most: int) -> None:
+    """Refuse a deflated file that unpacks to more, before anything unpacks it whole."""
+    if _DEFLATED not in content[: _PREFIX + 1000]:
+        return
+    (length,) = struct.unpack("<I", content[_PREFIX + 12 : _PREFIX + 16])  # of the first group
+    unpacker = zlib.decompressobj(-zlib.MAX_WBITS)
+    unpacker.decompress(content[_PREFIX + 16 + length :], most)
+    if unpacker.unconsumed_tail:
+        raise _Refused(f"a deflated DICOM file of more than {size_text(most)}")
+
+
 def _read_header(content: bytes) -> "Dataset":
     from pydicom import dcmread
 
@@ -191,8 +215,12 @@ def _refuse_others(header: "Dataset", most_pixels: int) -> None:
     photometric = _word(header, "PhotometricInterpretation")
     rows, columns = (_number(header, name) for name in ("Rows", "Columns"))
     frames, samples = (_number(header, name, 1) for name in ("NumberOfFrames", "SamplesPerPixel"))
-    bits = _number(header, "BitsAllocated")
+    bits, stored = (_number(header, name) for name in ("BitsAllocated", "BitsStored"))
+    high = _number(header, "HighBit", stored - 1)
     others = {
+        f"{_kind(header)} and without pixels, perhaps cut off": (
+            not modality and "PixelData" not in header
+        ),
         f"{_kind(header)}, not a radiograph (CR, DX, RG, XC)": modality not in _RADIOGRAPHS,
         "a DICOM file without pixel data": "PixelData" not in header,
         f"{plural(frames, 'frame')}, not a single image": frames != 1,
@@ -203,11 +231,15 @@ def _refuse_others(header: "Dataset", most_pixels: int) -> None:
         f"{columns} x {rows} is above {most_pixels / 1e6:g} million pixels, made square": (
             max(rows, columns) ** 2 > most_pixels
         ),
-        f"{bits} bits allocated a pixel, not 8, 16 or 32": bits not in _BITS,
+        f"{bits} bits allocated a pixel, not 8 or 16": bits not in _BITS,
+        f"{stored} of {bits} bits stored, up to bit {high}: not the lowest of them": (
+            not 1 <= stored <= bits or high != stored - 1
+        ),
     }
     for reason, is_so in others.items():
         if is_so:
             raise _Refused(reason)
+    header.PhotometricInterpretation = photometric  # without blanks, in capitals
 
 
 def _kind(header: "Dataset") -> str:
@@ -242,10 +274,12 @@ def _stored_values(header: "Dataset") -> np.ndarray:
 
     syntax = header.file_meta.TransferSyntaxUID
     known = UID_dictionary.get(str(syntax))
-    name = known[0] if known else "an unknown one"
-    compressed = syntax.is_compressed and syntax != RLELossless and syntax.is_encapsulated
+    if known is None:
+        raise _Refused("a DICOM file whose pixels are encoded in a way that the standard lacks")
+    name = known[0]
+    compressed = syntax.is_encapsulated and syntax != RLELossless
     if compressed:
-        _load_gdcm()
+        _quieten_gdcm()
         _check_stream(header, name)
     from pydicom.pixels import pixel_array
 
@@ -261,14 +295,10 @@ def _stored_values(header: "Dataset") -> np.ndarray:
     return values
 
 
-def _load_gdcm() -> None:
-    """Load gdcm, and keep it from printing."""
-    try:
-        import gdcm
-    except ImportError:
-        raise _Refused(
-            f"compressed pixels; gdcm, which reads them, is not installed: {INSTALL_DICOM}"
-        ) from None
+def _quieten_gdcm() -> None:
+    """Keep gdcm from printing."""
+    import gdcm
+
     for switch in (gdcm.Trace.DebugOff, gdcm.Trace.WarningOff, gdcm.Trace.ErrorOff):
         switch()
 
@@ -286,34 +316,87 @@ def _check_stream(header: "Dataset", name: str) -> None:
         raise _Refused(f"a DICOM file whose pixels are not as its header says ({name})")
 
 
-def _displayed(stored: np.ndarray, header: "Dataset") -> tuple[np.ndarray, tuple[str, ...]]:
-    """The values (h, w) as they are to be displayed, 0 to 1; and a note on the way there."""
-    from pydicom.pixels import apply_modality_lut, apply_voi, apply_windowing
+def _grey(stored: np.ndarray, header: "Dataset") -> tuple[np.ndarray, tuple[str, ...]]:
+    """The grey levels (h, w) uint8 of stored values; and a note on the way there.
 
-    values = apply_modality_lut(stored, header)
-    voi_lut = _voi_lut(header)
-    if voi_lut is not None:
-        entries, first, bits = voi_lut
-        # Values beyond its ends get its ends; pydicom would wrap around those beyond 16 bits.
-        inside = np.clip(np.rint(values), first, first + entries - 1).astype(np.int64)
-        return np.clip(apply_voi(inside, header) / (2**bits - 1), 0, 1), ()
+    Each value that occurs is looked up once, in a table of at most 65,536.
+    """
+    first = int(stored.min())
+    values = _modality(np.arange(first, int(stored.max()) + 1), header)
+    lut = _lut(header, "VOILUTSequence", signed=values.min() < 0)
     count = _usable_windows(header)
-    if not count:
-        return _stretched(values.astype(np.float64), _is_padding(stored, header)), (NO_WINDOW,)
-    ends = np.array([-np.inf, np.inf])
-    with np.errstate(over="ignore"):  # a sigmoid far from its centre
-        low, high = apply_windowing(ends, header)
-        shown = (apply_windowing(values, header) - low) / (high - low)
-    return np.clip(shown, 0, 1), (SEVERAL_WINDOWS,) if count > 1 else ()
+    noted: tuple[str, ...] = ()
+    if lut is not None:
+        shown = lut.look_up(values) / (2**lut.bits - 1)
+    elif count:
+        shown = _windowed(values, header)
+        noted = (SEVERAL_WINDOWS,) if count > 1 else ()
+    else:
+        seen = np.unique(stored[~_is_padding(stored, header)]).astype(np.int32) - first
+        seen = values[seen] if len(seen) else values
+        shown = (values - seen.min()) / ((seen.max() - seen.min()) or 1)
+        noted = (NO_WINDOW,)
+    levels = np.rint(255 * np.clip(shown, 0, 1)).astype(np.uint8)
+    if header.PhotometricInterpretation == "MONOCHROME1":
+        levels = 255 - levels
+    return levels[stored.astype(np.int32) - first], noted
 
 
-def _voi_lut(header: "Dataset") -> tuple[int, int, int] | None:
-    """Entries, first value and bits of the first VOI LUT; None where there is none."""
-    sequence = header.get("VOILUTSequence")
+def _modality(stored: np.ndarray, header: "Dataset") -> np.ndarray:
+    """Stored values after the modality LUT or the rescale, float64."""
+    lut = _lut(header, "ModalityLUTSequence", signed=header.PixelRepresentation == 1)
+    if lut is not None:
+        return lut.look_up(stored).astype(np.float64)
+    slope, intercept = (header.get(name) for name in ("RescaleSlope", "RescaleIntercept"))
+    slope, intercept = float(1 if slope in (None, "") else slope), float(intercept or 0)
+    if not (np.isfinite([slope, intercept]).all() and slope):
+        raise ValueError("a rescale that makes all values one")
+    return stored * slope + intercept
+
+
+@dataclass(frozen=True)
+class _Lut:
+    """A look-up table: what the values from `first` on become, in so many bits."""
+
+    levels: np.ndarray
+    first: int
+    bits: int
+
+    def look_up(self, values: np.ndarray) -> np.ndarray:
+        """Values beyond the ends of the table get its ends."""
+        places = np.rint(values).astype(np.int64) - self.first
+        return self.levels[np.clip(places, 0, len(self.levels) - 1)]
+
+
+def _lut(header: "Dataset", name: str, signed: bool) -> _Lut | None:
+    """The first LUT of a sequence; None where there is none.
+
+    Its first value has the sign of what is looked up in it (PS3.3 C.11.1.1.1, C.11.2.1.1),
+    whatever the header's encoding made of it.
+    """
+    sequence = header.get(name)
     if not sequence or None in (sequence[0].get("LUTDescriptor"), sequence[0].get("LUTData")):
         return None
-    entries, first, bits = (int(value) for value in sequence[0].LUTDescriptor)
-    return entries or 2**16, first, bits
+    entries, first, bits = (int(value) % 65536 for value in sequence[0].LUTDescriptor)
+    first -= 65536 if signed and first >= 32768 else 0
+    levels = sequence[0].LUTData
+    if isinstance(levels, bytes):
+        little = header.file_meta.TransferSyntaxUID.is_little_endian
+        packed = bits <= 8 and len(levels) < 2 * (entries or 65536)
+        levels = np.frombuffer(levels, np.uint8 if packed else "<u2" if little else ">u2")
+    levels = np.atleast_1d(np.asarray(levels, dtype=np.int64))[: entries or 65536]
+    if len(levels) != (entries or 65536) or not 8 <= bits <= 16:
+        raise ValueError("another LUT than its descriptor says")
+    return _Lut(levels, first, bits)
+
+
+def _windowed(values: np.ndarray, header: "Dataset") -> np.ndarray:
+    """Values as the first window shows them, 0 to 1 over its output range."""
+    from pydicom.pixels import apply_windowing
+
+    with np.errstate(over="ignore"):  # a sigmoid far from its centre
+        low, high = apply_windowing(np.array([-np.inf, np.inf]), header)
+        return (apply_windowing(values, header) - low) / (high - low)
 
 
 def _usable_windows(header: "Dataset") -> int:
@@ -341,13 +424,6 @@ def _is_padding(stored: np.ndarray, header: "Dataset") -> np.ndarray:
     limit = header.get("PixelPaddingRangeLimit")
     low, high = sorted((int(value), int(value if limit is None else limit)))
     return (stored >= low) & (stored <= high)
-
-
-def _stretched(values: np.ndarray, padding: np.ndarray) -> np.ndarray:
-    """The values (h, w) from 0, the darkest that is no padding, to 1, the brightest."""
-    seen = values[~padding] if not padding.all() else values
-    low, high = seen.min(), seen.max()
-    return np.clip((values - low) / ((high - low) or 1), 0, 1)
 
 
 def _notes(header: "Dataset") -> list[str]:

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import warnings
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -117,34 +118,87 @@ def lut(values: np.ndarray, first: int, bits: int) -> Any:
     return pydicom.Sequence([item])
 
 
-@pytest.mark.parametrize(("signed", "first"), [(False, 0), (False, 300), (True, -1500)])
-@pytest.mark.parametrize("rescale", [None, (1, 0), (1, -100)])
-def test_a_voi_lut_is_used_before_a_window(
-    signed: bool, first: int, rescale: tuple[int, int] | None
+@pytest.mark.parametrize(("bits", "signed"), list(itertools.product((8, 10, 12, 16), (0, 1))))
+@pytest.mark.parametrize("kind", ["explicit", "implicit", "big endian"])
+def test_a_voi_lut_is_used_before_a_window_whatever_its_signs(
+    tmp_path: Path, bits: int, signed: int, kind: str
 ) -> None:
-    pixels = picture(12, signed)
-    values = np.rint(1023 * np.linspace(0, 1, 2000) ** 0.5).astype(int)
-    tags: dict[str, Any] = {"BitsStored": 12, "VOILUTSequence": lut(values, first, 10), **FULL}
-    slope, intercept = rescale or (1, 0)
-    if rescale:
-        tags |= {"RescaleSlope": slope, "RescaleIntercept": intercept}
-    x = pixels.astype(int) * slope + intercept
-    expected = values[np.clip(x - first, 0, 1999)] * 255 / 1023
-    found = read(make_dicom(pixels, **tags))
-    assert np.abs(found.grey - expected).max() <= 1 and found.notes == ()
+    """The sign of its first value is that of the rescaled ones, however it is written."""
+    pixels = picture(bits, bool(signed))
+    depth = min(max(bits, 8), 16)
+    values = np.rint((2**depth - 1) * np.linspace(0, 1, 200) ** 0.5).astype(int)
+    for slope, intercept in ((None, None), (1, -1024), (2, 3)):
+        tags: dict[str, Any] = {"BitsStored": bits, **FULL}
+        if slope:
+            tags |= {"RescaleSlope": slope, "RescaleIntercept": intercept}
+        x = pixels.astype(int) * (slope or 1) + (intercept or 0)
+        for first in (max(int(x.min()) + 20, -32768), int(np.median(x))):
+            tags["VOILUTSequence"] = lut(values, first, depth)
+            found = dicom.read_radiograph(
+                save(make_dicom(pixels, **tags), tmp_path / "a.dcm", kind).read_bytes(),
+                MOST_PIXELS,
+            )
+            expected = values[np.clip(x - first, 0, 199)] * 255 / (2**depth - 1)
+            assert np.abs(found.grey - expected).max() <= 1 and found.notes == ()
 
 
-def test_a_lut_that_cannot_be_used_is_refused() -> None:
-    header = make_dicom(picture(8), VOILUTSequence=lut(np.arange(256), 0, 9))
-    with pytest.raises(ValueError, match="modality or VOI LUT cannot be used"):
+def test_a_modality_lut_comes_first_for_signed_values_too() -> None:
+    ramp = np.arange(256)
+    for pixels, first in ((picture(8), 0), (picture(8, signed=True), -128)):
+        header = make_dicom(pixels, ModalityLUTSequence=lut(255 - ramp, first, 8), **FULL)
+        np.testing.assert_array_equal(read(header).grey, 127 - pixels.astype(int) + 128 + first)
+    wide = np.array([[-32768, -29000], [5000, 32767]], dtype=np.int16)
+    values = np.linspace(0, 4095, 65536).astype(np.uint16)
+    tags = {"WindowCenter": 2048, "WindowWidth": 4096}
+    header = make_dicom(wide, ModalityLUTSequence=lut(np.arange(9), -32768, 12), **tags)
+    header.ModalityLUTSequence[0].LUTDescriptor = [0, -32768, 12]  # 0 stands for 65,536
+    header.ModalityLUTSequence[0].add_new("LUTData", "OW", values.tobytes())
+    expected = values[wide.astype(int) + 32768] / 4095 * 255
+    assert np.abs(read(header).grey - expected).max() <= 1
+
+
+def test_an_empty_rescale_is_none_and_a_slope_alone_counts() -> None:
+    pixels = picture(8)
+    empty = make_dicom(pixels, RescaleSlope="", RescaleIntercept="", **FULL)
+    np.testing.assert_array_equal(read(empty).grey, pixels)
+    alone = make_dicom(pixels, RescaleSlope=2, WindowCenter=255.5, WindowWidth=511)
+    assert np.abs(read(alone).grey.astype(int) - pixels).max() <= 1
+
+
+@pytest.mark.parametrize(
+    "tags",
+    [
+        {"WindowCenter": 5000, "WindowWidth": 10},
+        {"WindowCenter": -50, "WindowWidth": 1e-30, "VOILUTFunction": "LINEAR_EXACT"},
+    ],
+)
+def test_an_image_of_a_single_level_is_noted(tags: dict) -> None:
+    assert read(make_dicom(picture(8), **tags)).notes == (dicom.BLANK,)
+
+
+def test_bits_that_are_not_the_lowest_are_refused() -> None:
+    header = make_dicom(picture(16), BitsStored=12)
+    header.HighBit = 15
+    with pytest.raises(ValueError, match="12 of 16 bits stored, up to bit 15"):
         read(header)
 
 
-def test_a_modality_lut_comes_first() -> None:
-    pixels, values = picture(8), np.arange(255, -1, -1)
-    header = make_dicom(pixels, ModalityLUTSequence=lut(values, 0, 8), **FULL)
-    header.ModalityLUTSequence[0].ModalityLUTType = "US"
-    np.testing.assert_array_equal(read(header).grey, 255 - pixels)
+def test_a_packed_file_that_unpacks_to_more_than_any_image_is_refused(tmp_path: Path) -> None:
+    path = save(make_dicom(picture(8)), tmp_path / "a.dcm", "deflated")
+    content = path.read_bytes()
+    start = 132 + 12 + int.from_bytes(content[140:144], "little")
+    packer = zlib.compressobj(9, wbits=-15)
+    bomb = b"".join(packer.compress(bytes(10**7)) for _ in range(40)) + packer.flush()
+    with pytest.raises(ValueError, match="a deflated DICOM file of more than 228 MB"):
+        dicom.read_radiograph(content[:start] + bomb, MOST_PIXELS)
+
+
+def test_a_lut_that_cannot_be_used_is_refused() -> None:
+    for values, bits in ((np.arange(256), 17), (np.arange(255), 8)):
+        header = make_dicom(picture(8), VOILUTSequence=lut(values, 0, bits))
+        header.VOILUTSequence[0].LUTDescriptor = [256, 0, bits]
+        with pytest.raises(ValueError, match="rescale, LUT or window cannot be used"):
+            read(header)
 
 
 @pytest.mark.parametrize(
@@ -168,7 +222,7 @@ def test_without_a_usable_window_the_extremes_that_are_no_padding_count(tags: di
     expected = np.clip((pixels.astype(float) - 50) / 99, 0, 1) * 255
     assert np.abs(found.grey - expected).max() <= 0.51
     whole = read(make_dicom(np.full((9, 8), 7, np.uint8), PixelPaddingValue=7))
-    assert (whole.grey == 0).all()
+    assert (whole.grey == 0).all() and whole.notes == (dicom.NO_WINDOW, dicom.BLANK)
 
 
 def test_a_window_that_is_no_number_is_none() -> None:
@@ -214,7 +268,8 @@ def test_what_the_header_says_against_an_image_is_noted(tags: dict, note: str | 
         ({"Rows": None}, "does not say how large"),
         ({"Rows": 61}, "cannot be decoded: damaged, cut off, .*Explicit VR Little Endian"),
         ({"BitsAllocated": 12}, "12 bits allocated"),
-        ({"BitsStored": 40}, "cannot be decoded"),
+        ({"BitsStored": 40}, "40 of 8 bits stored"),
+        ({"RescaleSlope": 0, "RescaleIntercept": 5}, "rescale, LUT or window cannot be used"),
     ],
 )
 def test_what_is_no_plain_radiograph_is_refused_by_name(tags: dict, reason: str) -> None:
@@ -301,9 +356,12 @@ def declared(content: bytes, modality: str) -> bytes:
 
 def test_the_id_of_a_patient_is_read_for_telling_them_apart(tmp_path: Path) -> None:
     path = save(make_dicom(picture(8)), tmp_path / "a.dcm")
-    assert dicom.read_patient_id(path) == ID
-    save(make_dicom(picture(8), PatientID=None), path)
-    assert dicom.read_patient_id(path) == ""
+    assert dicom.read_patient_id(path).endswith(ID)
+    save(make_dicom(picture(8), IssuerOfPatientID="elsewhere"), path)
+    assert dicom.read_patient_id(path) == f"elsewhere\n{ID}"
+    for nobody in (None, "", "N/A", "Anonymous", "UNKNOWN"):
+        save(make_dicom(picture(8), PatientID=nobody), path)
+        assert dicom.read_patient_id(path) == ""
     path.write_bytes(bytes(128) + b"DICM" + b"nothing")
     assert dicom.read_patient_id(path) == ""
 

@@ -29,10 +29,13 @@ from chestxray.runtime.files import file_digest
 from chestxray.runtime.job import join_job
 from chestxray.runtime.memory import free_memory
 from chestxray.runtime.signals import StopRequest
+from chestxray.runtime.text import join_limited
 from chestxray.scores import ScoredBy, Scores, as_read, scores_text, text_digest
 
 AnyPath = str | PathLike[str]
 _BATCH = 32
+_DEVICES, _PRECISIONS = ("auto", "cpu", "cuda", "mps"), ("auto", "fp32", "bf16")
+_CHECKPOINT = "chestxray checkpoint"  # in a table's attrs: its name and SHA-256
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,9 @@ class LoadedModel:
     @classmethod
     def from_checkpoint(cls, checkpoint: AnyPath, device: str, precision: str) -> "LoadedModel":
         """See chestxray.load."""
+        for word, allowed in ((device, _DEVICES), (precision, _PRECISIONS)):
+            if word not in allowed:
+                raise ValueError(f"{word!r} is none of {', '.join(allowed)}")
         opened = open_to_test(str(checkpoint), CHECKPOINTS)
         with join_job(device, precision, StopRequest()) as job:
             network = start_network("none", 0, opened, job).folded_head()
@@ -98,7 +104,9 @@ class LoadedModel:
             dataset = workset.dataset(self.device, free_memory(self.device))
         _, scores = predict(self._network, dataset, _BATCH, "scoring")
         columns = dict(zip(self.classes, as_read(scores).T, strict=True))
-        return pd.DataFrame({"image": dataset.image_names, **columns})
+        table = pd.DataFrame({"image": dataset.image_names, **columns})
+        table.attrs[_CHECKPOINT] = (self.path.name, self.sha256)
+        return table
 
     def _dataset(self, images: np.ndarray) -> ChestDataset:
         if images.ndim != 3 or images.dtype != np.uint8 or 0 in images.shape:
@@ -124,19 +132,11 @@ class LoadedModel:
             promise of the thresholds for these images is a warning.
 
         Raises:
-            FileNotFoundError, ValueError: no thresholds of this version; other classes.
+            FileNotFoundError, ValueError: no thresholds of this version; other classes; columns
+                that are missing, images twice, scores outside [0, 1].
         """
-        path = Path(thresholds_file)
-        n = len(table)
-        scores = Scores(
-            image_names=table["image"].to_numpy(dtype=object),
-            patients=table["patient"].to_numpy(dtype=object) if "patient" in table else None,
-            splits=None,
-            classes=self.classes,
-            targets=np.empty((n, 0), dtype=np.uint8),
-            logits=None,
-            scores=table[list(self.classes)].to_numpy(np.float64),
-        )
+        path, scores = Path(thresholds_file), self._checked(table)
+        by = table.attrs.get(_CHECKPOINT)
         how = Application(
             thresholds=path.name,
             scores="the table",
@@ -144,13 +144,37 @@ class LoadedModel:
             untouched=False,
             thresholds_sha256=file_digest(path),
             scores_sha256=text_digest(scores_text(path, scores)),
-            scored_by=ScoredBy(self.path.name, self.sha256),
+            scored_by=ScoredBy(*by) if by else None,
         )
         found = apply_to(Path("the table"), scores, read_thresholds(path).stored, how)
         _warn(found.report.warnings)
         texts = {"image": str, "alpha": str, "set": str}
         sets = pd.read_csv(io.StringIO(found.sets_text()), dtype=texts, keep_default_na=False)
         return sets[["image", "alpha", "set", "size"]]
+
+    def _checked(self, table: pd.DataFrame) -> Scores:
+        """The scores of a table, which may have been edited.
+
+        Raises:
+            ValueError: see `sets`.
+        """
+        missing = [name for name in ("image", *self.classes) if name not in table]
+        if missing:
+            raise ValueError(f"the table has no column {join_limited(missing)}")
+        images = table["image"].astype(str).to_numpy(dtype=object)
+        scores = table[list(self.classes)].to_numpy(np.float64)
+        if len(set(images)) < len(images) or not ((scores >= 0) & (scores <= 1)).all():
+            raise ValueError("the table has an image twice, or a score that is not in [0, 1]")
+        patients = table["patient"].astype(str).to_numpy(object) if "patient" in table else None
+        return Scores(
+            image_names=images,
+            patients=patients,
+            splits=None,
+            classes=self.classes,
+            targets=np.empty((len(table), 0), dtype=np.uint8),
+            logits=None,
+            scores=scores,
+        )
 
 
 def _warn(lines: Iterable[str]) -> None:

@@ -14,7 +14,6 @@ import pandas as pd
 from chestxray.runtime.text import is_missing, join_limited, plural
 
 _NUMBER = re.compile(r"0*([0-9]+)(?:[.,]0*)?")
-_NUMBERED = re.compile(r"p[0-9]{4,}")
 _BEFORE = re.compile(r"^[\s'‘’]+")
 # 1.3E+01, and 1,000, which is one thousand here and one there.
 _ROUNDED = re.compile(r"[0-9]+(?:[.,][0-9]+)?[eE]\+[0-9]+|[0-9]{1,3}(?:[.,][0-9]{3})*[.,]000")
@@ -69,11 +68,6 @@ def number_patients(ids: Iterable[str]) -> list[str]:
     """Call patients p0001, p0002 and so on, in the order in which their ids appear."""
     numbers: dict[str, int] = {}
     return [f"p{numbers.setdefault(text, len(numbers) + 1):04d}" for text in ids]
-
-
-def are_numbered(texts: Iterable[str]) -> bool:
-    """Return whether patients are called as number_patients does: who they are is unknown."""
-    return all(_NUMBERED.fullmatch(text) for text in texts)
 
 
 @dataclass(frozen=True)

@@ -76,9 +76,9 @@ def score(
     from chestxray.models.network import weights_digest
     from chestxray.runtime.memory import reuse_freed_memory
 
-    opened = open_to_test(options.ckpt, prediction.CHECKPOINTS)
-    say(*opened.notes, *job.describe(options.bs))
-    origin = prediction.Origin.of(options, opened, job)
+    opened = open_to_test(str(options.ckpt), prediction.CHECKPOINTS)
+    say(*opened.notes, prediction.note_on_size(opened), *job.describe(options.bs))
+    origin = prediction.Origin.of(opened, job, choices_of(options))
     if job.writes:
         origin.check_folder(options.out, options.overwrite)
     decoded = decode(options, images, origin.size, job)
@@ -104,6 +104,19 @@ def score(
     return 0
 
 
+def choices_of(options: argparse.Namespace) -> dict[str, object]:
+    """What another command must share to replace the files of this one."""
+    from chestxray.runtime.files import file_digest
+
+    files = {"patients": options.patients, "thresholds": options.thresholds}
+    return {
+        "images": [str(path.resolve()) for path in options.images],
+        "bits": options.bits,
+        "skip_bad_images": options.skip_bad_images,
+        **{name: file_digest(path) if path else None for name, path in files.items()},
+    }
+
+
 def decode(
     options: argparse.Namespace, images: "UnlabelledImages", size: int, job: "Job"
 ) -> "DecodedImages":
@@ -124,6 +137,13 @@ def decode(
     return decoded
 
 
+def _path(word: str) -> Path:
+    """A type for argparse: an empty word, of a variable that is not set, is no name."""
+    if not word:
+        raise argparse.ArgumentTypeError("an empty name")
+    return Path(word)
+
+
 def build_parser() -> Parser:
     parser = Parser(
         prog="python -m chestxray.predict",
@@ -139,31 +159,32 @@ An image is called by its path below FOLDER; names of files are written out, so 
 nothing of a patient. Not a medical device: nothing here may guide anyone's care.""",
     )
     parser.add_argument(
-        "images", nargs="+", metavar="DIR|FILE", type=Path, help="images, or folders of them"
+        "images", nargs="+", metavar="DIR|FILE", type=_path, help="images, or folders of them"
     )
     parser.add_argument(
         "--ckpt",
         metavar="FILE",
+        type=_path,
         required=True,
         help="a checkpoint, looked up as given, then in checkpoints",
     )
     parser.add_argument(
         "--thresholds",
         metavar="FILE",
-        type=Path,
+        type=_path,
         help="thresholds.json of a calibration: also write a prediction set for each image",
     )
     parser.add_argument(
         "--patients",
         metavar="CSV",
-        type=Path,
+        type=_path,
         help="columns image and patient: whose each image is (default: of DICOM files p0001, p0002 "
         "and so on, by PatientID, which is never written)",
     )
     parser.add_argument(
         "--out",
         metavar="FOLDER",
-        type=Path,
+        type=_path,
         default=Path("predictions"),
         help="where the files go (default: predictions)",
     )

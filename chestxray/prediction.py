@@ -1,8 +1,8 @@
 """What a prediction comes to: scores of images without labels, their sets, where they come from."""
 
-import argparse
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -37,6 +37,13 @@ _NOTE = "the scores are sigmoids of logits: they rank images and are not probabi
 def size_of(opened: Opened) -> int:
     """The side of the images that a checkpoint's network was trained on, in pixels."""
     return opened.checkpoint.size if opened.checkpoint else _SIZE
+
+
+def note_on_size(opened: Opened) -> str | None:
+    """Say so where weights do not tell the size of the images that they are for."""
+    if opened.checkpoint:
+        return None
+    return f"{opened.path} does not tell the size of its images: {_SIZE} pixels are taken"
 
 
 @dataclass(frozen=True)
@@ -99,10 +106,9 @@ class Origin:
     choices: dict[str, object]
 
     @classmethod
-    def of(cls, options: argparse.Namespace, opened: Opened, job: Job) -> "Origin":
-        """The origin by the command's options, its checkpoint and its job."""
+    def of(cls, opened: Opened, job: Job, choices: Mapping[str, object]) -> "Origin":
+        """The origin by the checkpoint, the job that computes, and what else was chosen."""
         stored, digest = opened.checkpoint, opened.digest()
-        files = {"patients": options.patients, "thresholds": options.thresholds}
         return cls(
             checkpoint=opened.path.name,
             checkpoint_sha256=digest,
@@ -112,14 +118,7 @@ class Origin:
             size=size_of(opened),
             precision=job.precision,
             device=job.device.type,
-            choices={
-                "images": [str(path.resolve()) for path in options.images],
-                "checkpoint": digest,
-                "bits": options.bits,
-                "skip_bad_images": options.skip_bad_images,
-                "precision": job.precision,
-                **{name: file_digest(path) if path else None for name, path in files.items()},
-            },
+            choices={"checkpoint": digest, "precision": job.precision, **choices},
         )
 
     def check_folder(self, folder: Path, overwrite: bool) -> None:
@@ -127,8 +126,11 @@ class Origin:
 
         Raises:
             FileExistsError: the folder holds a calibration; or anything else, unless it is to be
-                overwritten.
+                overwritten; a file is in its place.
         """
+        there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+        if not there.is_dir():
+            raise FileExistsError(f"{there} is a file: --out names a folder")
         if (folder / "report.json").exists():
             raise FileExistsError(
                 f"{folder} holds a calibration or what came of one: --out names another folder"
@@ -156,6 +158,11 @@ class Prediction:
     table: Scores
     named: str
     thresholds: Thresholds | None
+
+    @property
+    def patients_numbered(self) -> bool:
+        """The patients are those of DICOM files, called by their order."""
+        return self.table.patients is not None and self.origin.choices["patients"] is None
 
     def write(self, folder: Path, *sources: Path) -> list[str]:
         """Write scores.csv, predict.json and, with thresholds, sets.csv; or none of them.
@@ -188,7 +195,9 @@ class Prediction:
             untouched=False,
             thresholds_sha256=file_digest(given.path),
             scores_sha256=digest,
-            scored_by=ScoredBy(self.origin.checkpoint, self.origin.checkpoint_sha256),
+            scored_by=ScoredBy(
+                self.origin.checkpoint, self.origin.checkpoint_sha256, self.patients_numbered
+            ),
         )
         return apply_to(Path(SCORES), table, given.stored, how)
 
@@ -203,6 +212,7 @@ class Prediction:
             "scores_sha256": text_digest(text),
             "images": len(self.table.image_names),
             "patients": self.named,
+            "patients_numbered": self.patients_numbered,
             "read_as": {
                 kind: {"images": int((read == kind).sum()), "grey": READING[kind]}
                 for kind in sorted(set(read))

@@ -233,10 +233,15 @@ def text_digest(text: str) -> str:
 
 @dataclass(frozen=True)
 class ScoredBy:
-    """The checkpoint that gave some scores: its file's name and SHA-256."""
+    """The checkpoint that gave some scores: its file's name and SHA-256.
+
+    `patients_numbered`: the patients are called by the order in which they appear, so that equal
+    names in two files are not one patient.
+    """
 
     checkpoint: str
     sha256: str
+    patients_numbered: bool = False
 
 
 def scored_by(path: Path) -> ScoredBy | None:
@@ -246,7 +251,9 @@ def scored_by(path: Path) -> ScoredBy | None:
         try:
             told = json.loads(beside.read_text(encoding="utf-8"))
             if told["scores_sha256"] == digest:
-                return ScoredBy(str(told["checkpoint"]), str(told["checkpoint_sha256"]))
+                numbered = bool(told.get("patients_numbered", False))
+                by = str(told["checkpoint"]), str(told["checkpoint_sha256"])
+                return ScoredBy(*by, patients_numbered=numbered)
         except (OSError, ValueError, KeyError, TypeError):  # none, or not a file of ours
             continue
     return None

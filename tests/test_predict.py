@@ -170,6 +170,40 @@ def test_images_are_found_by_content_and_called_by_their_path(
     assert told["other_files"] == 1 and told["images"] == 4
 
 
+def test_a_file_that_is_met_twice_is_scored_once(
+    command: Predict, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("own/deep").mkdir(parents=True)
+    noise_image(1).save("own/deep/a.png")
+    Path("own/link.png").symlink_to("deep/a.png")
+    Path("own/deep/back").symlink_to("..")
+    assert command("own", "own/deep", "own/deep/a.png") == 0
+    assert len(texts(Path("predictions/scores.csv"))) == 1
+    assert "4 files met more than once, scored once" in capsys.readouterr().out
+
+
+def test_what_cannot_be_read_may_be_an_image_whatever_it_is_called(
+    command: Predict, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("own").mkdir()
+    noise_image(1).save("own/a.png")
+    Path("own/IM0001").symlink_to("nowhere")
+    Path("own/\x1b[2J.txt").write_text("no image")
+    assert command("own") == 1
+    said = capsys.readouterr()
+    assert "own/IM0001: it no longer exists" in said.err
+    assert "'\\x1b[2J.txt'" in said.out and "\x1b" not in said.out
+
+
+def test_images_of_the_calibration_are_known_in_another_folder_too(
+    command: Predict, tested: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(tested / "own", tmp_path / "above" / "own")
+    assert command("above", "--thresholds", tested / "cal/thresholds.json") == 0
+    told = json.loads(Path("predictions/predict.json").read_text())
+    assert not told["promise_holds"] and "of the calibration are here too" in told["warnings"][0]
+
+
 def test_what_predict_json_says_of_its_network_is_true(command: Predict, tested: Path) -> None:
     assert command(tested / "own") == 0
     told = json.loads(Path("predictions/predict.json").read_text())
@@ -291,7 +325,7 @@ def by_sex(content: dict) -> dict:
         ((), 2, "the following arguments are required: DIR|FILE"),
         (("nowhere",), 1, "nowhere does not exist"),
         (("empty",), 1, "no PNG, JPEG or DICOM file in empty"),
-        (("texts",), 1, "no PNG, JPEG or DICOM file in texts; other files are there: texts/a.txt"),
+        (("texts",), 1, "no PNG, JPEG or DICOM file in texts; other files are there: a.txt"),
         (("report.dcm",), 1, "not a PNG, JPEG or DICOM image (starts with b'%PDF-1.7"),
         (("x", "y"), 1, "x/a.png and y/a.png would both be called a.png: name a folder that holds"),
         (("formula",), 1, "a name that no CSV can hold safely"),
@@ -302,6 +336,9 @@ def by_sex(content: dict) -> dict:
         (("x", "--thresholds", "x"), 1, "x is a folder: name the thresholds.json in it"),
         (("x", "--size", 64), 2, "unknown argument --size"),
         (("x", "--out", "report.dcm"), 1, "report.dcm is a file: --out names a folder"),
+        (("x", "--out", "report.dcm/deep"), 1, "report.dcm is a file: --out names a folder"),
+        (("",), 2, "argument DIR|FILE: an empty name"),
+        (("x", "--out", ""), 2, "argument --out: an empty name"),
     ],
 )
 def test_what_cannot_be_scored_is_said_in_a_sentence_and_nothing_is_written(
@@ -398,6 +435,30 @@ def test_arrays_are_scored_like_files(tested: Path, tmp_path: Path) -> None:
     np.testing.assert_array_equal(few[list(CLASSES)], from_files[list(CLASSES)].iloc[[3, 7]])
 
 
+def test_a_table_of_scores_may_be_edited_but_not_into_nonsense(tested: Path) -> None:
+    model = chestxray.load(tested / CKPT)
+    table = model.score(np.zeros((2, 9, 9), np.uint8))
+    thresholds = tested / "cal/thresholds.json"
+    for wrong, message in (
+        (table.drop(columns="Mass"), "no column Mass"),
+        (table.assign(Mass=[0.1, np.nan]), "not in \\[0, 1\\]"),
+        (table.assign(Mass=[0.1, 1.5]), "not in \\[0, 1\\]"),
+        (table.assign(image="a"), "an image twice"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            model.sets(wrong, thresholds)
+    stranger = pd.DataFrame(table.to_dict("list"))
+    with pytest.warns(UserWarning) as caught:
+        model.sets(stranger.assign(patient=[1, 2]), thresholds)
+    assert any("which checkpoint gave these scores" in str(w.message) for w in caught)
+
+
+@pytest.mark.parametrize("words", [{"device": "tpu"}, {"precision": "fp8"}])
+def test_other_devices_and_precisions_are_refused(tested: Path, words: dict[str, str]) -> None:
+    with pytest.raises(ValueError, match="is none of auto"):
+        chestxray.load(tested / CKPT, **words)
+
+
 def test_what_a_loaded_model_refuses(tested: Path, tmp_path: Path) -> None:
     model = chestxray.load(tested / CKPT)
     for wrong in (np.zeros((2, 9, 9)), np.zeros((9, 9), np.uint8), np.zeros((0, 9, 9), np.uint8)):
@@ -470,6 +531,14 @@ def test_dicom_files_score_like_their_pngs_and_tell_of_nobody(
     assert told["read_as"].keys() == {"DICOM"} and list(told["image_notes"]) == [ours.index[1]]
     assert "1 image (" in said and "lateral view" in said
     assert any("numbered as they appear" in warning for warning in told["warnings"])
+    assert told["patients_numbered"] and "of the calibration are here" not in told["warnings"][0]
+    content = json.loads((tested / "cal/thresholds.json").read_text())
+    count = len(content["calibration"]["patients"])
+    content["calibration"]["patients"] = [f"p{number + 1:04d}" for number in range(count)]
+    Path("numbered.json").write_text(json.dumps(content))
+    assert conformal(["dicom/scores.csv", "--apply", "numbered.json", "--out", "o"]) == 0
+    warnings = json.loads(Path("o/report.json").read_text())["warnings"]
+    assert not any("are here too" in warning and "patients and" in warning for warning in warnings)
     written = b"".join(path.read_bytes() for path in Path("dicom").iterdir())
     assert b"PLANTED" not in written and "PLANTED" not in said
 

@@ -23,10 +23,10 @@ from chestxray.conformal.report_page import lines
 from chestxray.conformal.rows import Rows
 from chestxray.conformal.shift import describe_shift, patient_counts
 from chestxray.conformal.thresholds import StoredThresholds
-from chestxray.patients import are_numbered, patient_key
+from chestxray.patients import patient_key
 from chestxray.runtime.files import file_digest
 from chestxray.runtime.text import join_limited, plural
-from chestxray.scores import Scores, read_scores, scored_by
+from chestxray.scores import ScoredBy, Scores, read_scores, scored_by
 
 
 def apply(args: argparse.Namespace) -> list[str]:
@@ -230,8 +230,8 @@ def _against(stored: StoredThresholds, table: Scores, applied: Application) -> l
             "this is the very file that was calibrated on (same SHA-256): the thresholds were "
             "fitted to its calibration rows"
         )
-    both = _shared_patients(stored, table)
-    again = set(stored.images) & set(table.image_names)
+    both = _shared_patients(stored, table) if not _are_numbered(ours) else []
+    again = _images_again(stored.images, table.image_names)
     if both or again:
         found.append(
             f"{plural(len(both), 'patient')} and {plural(len(again), 'image')} of the "
@@ -248,6 +248,22 @@ def _against(stored: StoredThresholds, table: Scores, applied: Application) -> l
         shifts = describe_shift(table.classes, stored.counts, counts)
         found += [f"{shift}: these rows are not drawn like those" for shift in shifts]
     return found
+
+
+def _images_again(stored: list[str], here: np.ndarray) -> set[str]:
+    """The images here that calibrated, by their names; without folders where one side has none."""
+    whole, bare = set(stored), {name for name in stored if "/" not in name}
+    files = {name.rpartition("/")[2] for name in stored}
+    return {
+        name
+        for name in here
+        if name in whole or name.rpartition("/")[2] in (bare if "/" in name else files)
+    }
+
+
+def _are_numbered(by: ScoredBy | None) -> bool:
+    """Return whether the names of patients are numbers of this one file."""
+    return by is not None and by.patients_numbered
 
 
 def _shared_patients(stored: StoredThresholds, table: Scores) -> list[str]:
@@ -267,7 +283,7 @@ def _unchecked(stored: StoredThresholds, table: Scores, applied: Application) ->
             f"nothing tells which checkpoint gave {unknown}: whether it is the same could not be "
             "checked"
         )
-    if table.patients is not None and are_numbered(table.patients):
+    if table.patients is not None and _are_numbered(applied.scored_by):
         found.append(
             "the patients are numbered as they appear: whether one of the calibration is here too "
             "could not be checked"

@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 from chestxray.conformal import thresholds
 from chestxray.conformal.options import FORMATS, FRESH, Config
 from chestxray.conformal.report_page import TITLES
-from chestxray.runtime.files import whole_file
+from chestxray.runtime.files import check_room, whole_file
 from chestxray.runtime.signals import delay_ctrl_c
 from chestxray.runtime.text import join_limited
 from chestxray.scores import PREDICTION
@@ -27,6 +27,7 @@ OTHERS = {
     "comparison": (COMPARISON[0], "compared"),
     "prediction": (PREDICTION, "choices"),
 }
+_SLACK = 8192  # bytes that a file may take beyond its length
 _PLOT = re.compile(rf"({'|'.join(TITLES)})(_[^/\\]+)?\.({'|'.join(FORMATS)})")
 
 
@@ -136,6 +137,7 @@ def replace_files(
     for source in sources:
         if source.resolve() in ours:
             raise FileExistsError(f"{source} would be replaced: --out names another folder")
+    check_room(folder, sum(len(content) for content in contents.values()) + _SLACK * len(contents))
     with delay_ctrl_c():  # it leaves the files of one run, not of two or none
         for path in old:
             path.unlink(missing_ok=True)

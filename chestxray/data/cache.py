@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import quote
 
 import numpy as np
 
@@ -340,6 +341,6 @@ def _keys(paths: list[str], source: Path) -> tuple[list[str], dict[str, str]]:
             missing[path] = describe_fault(b"", error)
             keys.append("")
             continue
-        name = os.path.abspath(path).removeprefix(below)
+        name = quote(os.fsencode(os.path.abspath(path).removeprefix(below)))  # no tab, no newline
         keys.append(f"{name}\t{status.st_size}\t{status.st_mtime_ns}")
     return keys, missing

@@ -9,7 +9,7 @@ import pandas as pd
 
 from chestxray.data.decoding import kind_of
 from chestxray.data.entries import DICOM_SUFFIXES, IMAGE_SUFFIXES
-from chestxray.runtime.text import is_harmless, join_limited, plural
+from chestxray.runtime.text import is_harmless, join_limited, plural, shown
 
 _LITTER = ("thumbs.db", "desktop.ini", "dicomdir")  # what systems and exports lay beside images
 
@@ -22,12 +22,14 @@ class UnlabelledImages:
         rows: columns image (name, each once), path and kind (of decoding.READING, "" where a file
             is none of them); sorted by image.
         source: the folder that all lie below.
-        others: files of the folders that are no images, by their paths.
+        others: names of files of the folders that are no images.
+        again: how many files were met more than once, and count once.
     """
 
     rows: pd.DataFrame
     source: Path
     others: list[str]
+    again: int
 
     def counts(self) -> dict[str, int]:
         """Images by kind, those that can be read."""
@@ -38,8 +40,10 @@ class UnlabelledImages:
         """What was found, in lines for people."""
         kinds = ", ".join(f"{count:,} {kind}" for kind, count in self.counts().items())
         lines = [f"{plural(len(self.rows), 'image')}" + (f": {kinds}" if kinds else "")]
+        if self.again:
+            lines.append(f"{plural(self.again, 'file')} met more than once, scored once")
         if self.others:
-            names = join_limited(map(os.path.basename, self.others), most=3)
+            names = join_limited(map(shown, self.others), most=3)
             lines.append(f"{plural(len(self.others), 'other file')} left out ({names})")
         return lines
 
@@ -59,27 +63,34 @@ def find_unlabelled(typed: Iterable[Path]) -> UnlabelledImages:
     """
     paths: dict[str, Path] = {}
     others: list[str] = []
+    seen: set[str] = set()
+    again = 0
     for root in typed:
         for path, name in _files(root):
-            is_typed = path == root
-            if not is_typed and not _is_image(path):
-                others.append(str(path))
+            real = os.path.realpath(path)
+            if real in seen:  # typed twice, or behind a link
+                again += 1
                 continue
-            first = paths.setdefault(name, path)
-            if os.path.realpath(first) != os.path.realpath(path):
+            seen.add(real)
+            if path != root and not _is_image(path):
+                others.append(name)
+            elif name in paths:
                 raise ValueError(
-                    f"{first} and {path} would both be called {name}: name a folder that holds both"
+                    f"{paths[name]} and {path} would both be called {shown(name)}: name a folder "
+                    "that holds both"
                 )
+            else:
+                paths[name] = path
     names = sorted(paths)
     if not names:
-        found = f"; other files are there: {join_limited(others, 3)}" if others else ""
-        raise ValueError(f"no PNG, JPEG or DICOM file in {join_limited(typed)}{found}")
+        there = f"; other files are there: {join_limited(map(shown, others), 3)}" if others else ""
+        raise ValueError(f"no PNG, JPEG or DICOM file in {join_limited(typed)}{there}")
     _check_names(names)
     files = [str(paths[name]) for name in names]
     rows = pd.DataFrame({"image": names, "path": files}, dtype=object)
     rows["kind"] = [_kind(file) for file in files]
     folder = os.path.commonpath([os.path.dirname(os.path.abspath(file)) for file in files])
-    return UnlabelledImages(rows, Path(folder), others)
+    return UnlabelledImages(rows, Path(folder), others, again)
 
 
 def _files(root: Path) -> list[tuple[Path, str]]:
@@ -89,7 +100,7 @@ def _files(root: Path) -> list[tuple[Path, str]]:
     if not root.is_dir():
         return [(root, root.name)]
     found, seen = [], set()
-    for place, folders, files in os.walk(root, followlinks=True, onerror=_refuse):
+    for place, folders, files in os.walk(root, followlinks=True, onerror=_raise):
         real = os.path.realpath(place)
         if real in seen:  # a link that leads back
             folders.clear()
@@ -103,16 +114,20 @@ def _files(root: Path) -> list[tuple[Path, str]]:
     return found
 
 
-def _refuse(error: OSError) -> None:
+def _raise(error: OSError) -> None:
     raise error
 
 
 def _is_image(path: Path) -> bool:
-    return path.name.lower().endswith((*IMAGE_SUFFIXES, *DICOM_SUFFIXES)) or bool(_kind(path))
+    """True also for what cannot be read: it may be one, and decoding it will say why."""
+    try:
+        is_called_one = path.name.lower().endswith((*IMAGE_SUFFIXES, *DICOM_SUFFIXES))
+        return is_called_one or kind_of(path) is not None
+    except OSError:
+        return True
 
 
-def _kind(path: str | Path) -> str:
-    """The kind of a file, "" where it is none or cannot be read; decoding it will say why."""
+def _kind(path: str) -> str:
     try:
         return kind_of(path) or ""
     except OSError:
@@ -126,5 +141,5 @@ def _check_names(names: list[str]) -> None:
         raise ValueError(
             f"{plural(len(odd), 'image')} with a name that no CSV can hold safely (a control or "
             "undecodable character, or the beginning of a formula with - = + or @), to be renamed: "
-            f"{join_limited(map(ascii, odd), 3)}"
+            f"{join_limited(map(shown, odd), 3)}"
         )

@@ -94,6 +94,9 @@ def keep_readable(
             raise ValueError(describe_broken(images.broken))
         notes = describe_skipped(images.broken)
     readable = images.cache_index >= 0
+    if len(rows) - readable.sum() != len(images.broken):
+        raise RuntimeError("images are missing, and nothing says why")
     if not readable.any():
-        raise ValueError(f"none of {plural(len(rows), 'image')} can be read")
+        path, reason = min(images.broken.items())
+        raise ValueError(f"none of {plural(len(rows), 'image')} can be read; {path}: {reason}")
     return Workset(rows[readable], images.pixels, images.cache_index[readable]), notes

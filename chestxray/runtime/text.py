@@ -34,3 +34,8 @@ def is_missing(text: str) -> bool:
 def is_harmless(text: str) -> bool:
     """Return whether a text has no control character and does not begin like a formula."""
     return text.isprintable() and not text.startswith(tuple("-=+@"))
+
+
+def shown(name: str) -> str:
+    """A name that a terminal can show: as it is, or with escapes where it has odd characters."""
+    return name if name.isprintable() else ascii(name)

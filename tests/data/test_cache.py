@@ -217,6 +217,16 @@ def test_files_of_one_name_size_and_time_in_two_folders_are_two(tmp_path: Path) 
         assert [int(image[0, 0]) for image in decoded(images)] == [100, 101]
 
 
+@pytest.mark.parametrize("odd", ["tab\tin", "line\nin", "b\udcff"])
+def test_folders_may_have_any_name(tmp_path: Path, odd: str) -> None:
+    (tmp_path / "data").mkdir()
+    paths = folder_of(tmp_path / "data" / odd, 3)
+    for _ in range(2):
+        images = load_images(paths, SIZE, tmp_path / "data", tmp_path / "cache")
+        np.testing.assert_array_equal(decoded(images)[2], decode(paths[2], SIZE).pixels)
+        assert len(decoded(images)) == 3 and images.broken == {} and images.notes == {}
+
+
 def test_each_number_of_bits_has_its_own_cache_file(tmp_path: Path) -> None:
     (path,) = paths = folder_of(tmp_path / "data", 1)
     Image.fromarray(np.full((30, 30), 4000, dtype=np.uint16)).save(path)

@@ -250,11 +250,8 @@ def _kind(header: "Dataset") -> str:
     named = f"of modality {modality if modality in _MODALITIES else 'unknown'}" if modality else ""
     uid = header.get("SOPClassUID") or header.file_meta.get("MediaStorageSOPClassUID", "")
     known = UID_dictionary.get(str(uid))
-    return " ".join(
-        part
-        for part in ("a DICOM file", named or "without modality", f"({known[0]})" if known else "")
-        if part
-    )
+    parts = ("a DICOM file", named or "without modality", f"({known[0]})" if known else "")
+    return " ".join(filter(None, parts))
 
 
 def _word(header: "Dataset", name: str) -> str:
@@ -323,7 +320,7 @@ def _grey(stored: np.ndarray, header: "Dataset") -> tuple[np.ndarray, tuple[str,
     """
     first = int(stored.min())
     values = _modality(np.arange(first, int(stored.max()) + 1), header)
-    lut = _lut(header, "VOILUTSequence", signed=values.min() < 0)
+    lut = _lut(header, "VOILUTSequence", signed=_modality(_ends(header), header).min() < 0)
     count = _usable_windows(header)
     noted: tuple[str, ...] = ()
     if lut is not None:
@@ -352,6 +349,12 @@ def _modality(stored: np.ndarray, header: "Dataset") -> np.ndarray:
     if not (np.isfinite([slope, intercept]).all() and slope):
         raise ValueError("a rescale that makes all values one")
     return stored * slope + intercept
+
+
+def _ends(header: "Dataset") -> np.ndarray:
+    """The lowest and the highest value that could be stored."""
+    low = -(2 ** (header.BitsStored - 1)) if header.PixelRepresentation == 1 else 0
+    return np.array([low, low + 2**header.BitsStored - 1])
 
 
 @dataclass(frozen=True)

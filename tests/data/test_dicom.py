@@ -142,6 +142,16 @@ def test_a_voi_lut_is_used_before_a_window_whatever_its_signs(
             assert np.abs(found.grey - expected).max() <= 1 and found.notes == ()
 
 
+def test_the_sign_of_a_lut_does_not_depend_on_the_image(tmp_path: Path) -> None:
+    """Of 16 unsigned bits and an intercept of -1024, 64,512 is written for -1,024."""
+    pixels = np.array([[2000, 2100], [2200, 2300]], dtype=np.uint16)  # none of them below 0
+    tags = {"RescaleSlope": 1, "RescaleIntercept": -1024}
+    values = np.linspace(0, 255, 3000).astype(int)
+    header = make_dicom(pixels, VOILUTSequence=lut(values, 64512, 8), **tags)
+    expected = values[pixels.astype(int)]
+    assert np.abs(read(header).grey - expected).max() <= 1
+
+
 def test_a_modality_lut_comes_first_for_signed_values_too() -> None:
     ramp = np.arange(256)
     for pixels, first in ((picture(8), 0), (picture(8, signed=True), -128)):

@@ -405,6 +405,11 @@ def _classes(path: Path, content: bytes, labels: bool) -> tuple[str, ...]:
             "classes of a set, or that begins like a formula with - = + or @: "
             f"{join_limited(map(repr, unsafe))}"
         )
+    if labels and not named["y_"] and not _renames(header):
+        raise ValueError(
+            f"{path} has no labels (columns y_<class>), which this takes; --apply puts stored "
+            "thresholds on scores without labels"
+        )
     for prefix in ("y_", "z_"):
         needed = prefix == "y_" and labels
         if named[prefix] != named["p_"] and (named[prefix] or needed):

@@ -127,7 +127,7 @@ def test_scores_of_other_models_are_read_with_any_classes(
         ("image,y_A,p_A\na,0,0.5\na,0,0.5\n", "images listed twice: a"),
         ("image,y_A,y_B,p_B,p_A\na,0,0,0.5,0.5\n", "different classes or orders"),
         ("image,y_A,p_A,p_B\na,0,0.5,0.5\n", "different classes or orders"),
-        ("image,p_A\na,0.5\n", "different classes or orders"),
+        ("image,p_A\na,0.5\n", "has no labels"),
         ("image,y_A,z_B,p_A\na,0,1,0.5\n", "different classes or orders"),
         ("image,patient,y_A,p_A\na,1,0,0.5\nb,NA,0,0.5\n", "1 row without patient: lines 3"),
         ("name,score\na,0.5\n", "needs columns image, y_<class> and p_<class> and has name, score"),
@@ -403,3 +403,11 @@ def test_blanks_behind_commas_are_no_part_of_names_and_splits(tmp_path: Path) ->
     table = read_scores(path)
     assert (table.image_names[0], table.patients[0], table.splits[0]) == ("a", "7", "test")
     assert (table.classes, table.targets[0, 0], table.scores[0, 0]) == (("A",), 1, 0.5)
+
+
+def test_scores_without_labels_are_called_so_where_labels_are_needed(tmp_path: Path) -> None:
+    table = random_scores()
+    write_scores(tmp_path / "s.csv", replace(table, targets=np.empty((50, 0), np.uint8)))
+    with pytest.raises(ValueError, match=r"s\.csv has no labels .*--apply"):
+        read_scores(tmp_path / "s.csv")
+    assert read_scores(tmp_path / "s.csv", labels=False).targets.shape == (50, 0)

@@ -44,7 +44,7 @@ WRONG_FILES: dict[str, tuple[Callable[[], str], list[str]]] = {
     ),
     "no y_": (
         lambda: edited("y_Effusion,y_No Finding,y_Mass,y_Hernia", "a,b,c,d"),
-        ["y_*", "none"],
+        ["has no labels", "y_<class>"],
     ),
     "no scores at all": (lambda: "image,patient\na.png,1\n", ["scores CSV", "p_<class>"]),
     "nothing": (lambda: "", ["scores CSV"]),

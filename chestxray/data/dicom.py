@@ -25,9 +25,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from chestxray.data import codestream
-from chestxray.patients import is_no_id
 from chestxray.runtime import extras
-from chestxray.runtime.text import plural, size_text
+from chestxray.runtime.text import is_missing, plural, size_text
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -164,7 +163,7 @@ def read_patient_id(path: str | Path) -> str:
             patient, issuer = (str(header.get(name) or "").strip() for name in names)
         except _faults():
             return ""
-    nobody = is_no_id(patient) or patient.upper() in _NOBODY
+    nobody = is_missing(patient) or patient.upper() in _NOBODY
     return "" if nobody else f"{issuer}\n{patient}"
 
 
